@@ -1,0 +1,59 @@
+# `make help` lists what there is. Everything runs in .venv, which the first target called makes.
+PYTHON ?= python3
+PORT ?= 8000
+MODEL ?=
+ARGS ?=
+
+# The CPU engine: no GPU is looked for, threads are not bound, and nothing is sent anywhere.
+export CUDA_VISIBLE_DEVICES :=
+export VLLM_CPU_OMP_THREADS_BIND ?= nobind
+export VLLM_CPU_KVCACHE_SPACE ?= 1
+export VLLM_NO_USAGE_STATS := 1
+export HF_HUB_OFFLINE := 1
+# vLLM compiles its random sampler even with --enforce-eager, which asks for a C++ compiler and takes
+# a minute of each start. `make bench` measures with it.
+export TORCH_COMPILE_DISABLE ?= 1
+
+.PHONY: help setup demo serve test unit lint format bench requirements clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+
+setup: ## make .venv, if it is not there or out of date
+	@PYTHON=$(PYTHON) scripts/bootstrap.sh
+
+demo: setup ## the main job: serve a tiny Qwen3-Next through our worker, and check what it says
+	.venv/bin/python examples/demo.py $(ARGS)
+
+serve: setup ## serve MODEL (default: a tiny random one) on 127.0.0.1:PORT through our worker
+	.venv/bin/python examples/serve.py --port $(PORT) $(MODEL) $(ARGS)
+
+test: setup ## all tests, those that start an engine included
+	.venv/bin/pytest $(ARGS)
+
+unit: setup ## the tests that start no engine
+	.venv/bin/pytest -m "not engine" $(ARGS)
+
+lint: setup ## ruff and mypy
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	MYPYPATH=.venv/typing:examples .venv/bin/mypy
+
+format: setup ## let ruff put the sources in order
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+bench: setup ## all benchmarks, each measuring upstream and us in one run
+	@set -e; for each in benchmarks/bench_*.py; do \
+		echo "== $$each"; env -u TORCH_COMPILE_DISABLE .venv/bin/python $$each $(ARGS); done
+
+# Pins that still fit are kept; delete a line from the .txt to let that package move.
+UV = $(if $(wildcard .cache/uv/bin/uv),.cache/uv/bin/uv,uv) pip compile --quiet --no-header \
+	--no-annotate --python-version 3.11 --python-platform x86_64-manylinux_2_28
+requirements: setup ## resolve requirements/*.in into the pinned *.txt
+	$(UV) --overrides requirements/overrides.txt requirements/cpu.in -o requirements/cpu.txt
+	$(UV) requirements/dev.in -o requirements/dev.txt
+
+clean: ## remove all that was made here
+	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

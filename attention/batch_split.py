@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which requests of a step decode, which prefill: decided once per step, from host data alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Requests:
+    """Some requests of a step, none without tokens."""
+
+    rows: np.ndarray | slice
+    """[n] int64: row of each request in the runner's batch; a slice where all rows are taken."""
+    lengths: np.ndarray
+    """[n] int32: tokens of each request in this step."""
+    context_lens: np.ndarray
+    """[n] int32: tokens of each request computed in earlier steps."""
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+@dataclass(frozen=True, eq=False)
+class BatchSplit:
+    """The requests of a step: D decodes, then N prefills; apart from them S speculative decodes.
+
+    Requests without tokens (padding, idle ranks) are dropped here, before any table is made, so that
+    every consumer counts sequences the same way.
+    """
+
+    non_spec: Requests
+    """D + N requests, the decodes first."""
+    num_decodes: int
+    spec: Requests | None = None
+    """S requests that verify draft tokens; None without any."""
+    spec_mask: np.ndarray | None = None
+    """[R] bool over the runner's rows; None where ``spec`` is."""
+
+    @property
+    def num_prefills(self) -> int:
+        return len(self.non_spec) - self.num_decodes
+
+    @cached_property
+    def num_prefill_tokens(self) -> int:
+        # A decode is one token, so the prefills have the rest.
+        return int(self.non_spec.lengths.sum()) - self.num_decodes
+
+    @cached_property
+    def num_spec_tokens(self) -> int:
+        return 0 if self.spec is None else int(self.spec.lengths.sum())
+
+
+def split_batch(
+    query_start_loc: np.ndarray, seq_lens: np.ndarray, draft_tokens: np.ndarray | None
+) -> BatchSplit:
+    """Split a batch in the order that vLLM's runner gives it: decodes first.
+
+    A request prefills if it has several tokens, or no earlier state to decode from: the first token
+    of a one-token prompt must not read whatever its state block held before. Everything from the first
+    such request on goes through the prefill kernels, which take one-token extends as well. Beside
+    speculative requests nothing decodes: all the others are prefills, as in
+    vllm/v1/attention/backends/gdn_attn.py (0.23.0).
+
+    Args:
+        query_start_loc: [R + 1] int32, where each request's tokens start.
+        seq_lens: [R] int32, tokens of each request, those of this step included.
+        draft_tokens: [R] int32, draft tokens that each request verifies, negative for requests that
+            do not speculate; None without speculative decoding.
+    """
+    lengths = query_start_loc[1:] - query_start_loc[:-1]
+    if draft_tokens is not None and (draft_tokens > 0).any():
+        spec_mask = draft_tokens >= 0
+        spec = _requests(spec_mask, lengths, seq_lens)
+        return BatchSplit(_requests(~spec_mask, lengths, seq_lens), 0, spec, spec_mask)
+    if lengths.all():
+        requests = Requests(slice(0, len(lengths)), lengths, seq_lens - lengths)
+    else:
+        requests = _requests(True, lengths, seq_lens)
+    prefills = (requests.lengths > 1) | (requests.context_lens == 0)
+    first = int(prefills.argmax()) if len(prefills) else 0
+    none = not len(prefills) or not prefills[first]
+    return BatchSplit(requests, len(requests) if none else first)
+
+
+def _requests(chosen: np.ndarray | bool, lengths: np.ndarray, seq_lens: np.ndarray) -> Requests:
+    """The chosen requests that have tokens."""
+    rows = (chosen & (lengths > 0)).nonzero()[0]
+    return Requests(rows, lengths[rows], seq_lens[rows] - lengths[rows])

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GDN metadata builder: one per KV cache group, one plan per scheduler step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import Protocol
+
+import numpy as np
+import torch
+from vllm.v1.attention.backend import CommonAttentionMetadata
+from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata, GDNAttentionMetadataBuilder
+
+from ascend_gdn.attention.batch_split import BatchSplit, split_batch
+from ascend_gdn.attention.metadata import GDNContractError, GDNPrefillFallbackMeta
+from ascend_gdn.attention.step_plan import SpecTables, StepPlan
+
+
+@dataclass
+class StepGDNAttentionMetadata(GDNAttentionMetadata):
+    """vLLM's GDN metadata, with the contract's for the prefill."""
+
+    non_spec_prefill_fallback_meta: GDNPrefillFallbackMeta | None = None
+    """Set whenever ``num_prefills > 0``."""
+
+
+class Step(Protocol):
+    """The runner's open step, as the builders see it. Its memory ends with the step."""
+
+    split: BatchSplit | None
+    """Set by the first builder of the step."""
+    plan: StepPlan | None
+    """Set by the first builder of a step that has prefills."""
+
+    def make_plan(
+        self, split: BatchSplit, query_start_loc: np.ndarray, align_block_size: int | None
+    ) -> StepPlan: ...
+
+    def count_build(self, host_ns: int, reused: bool) -> None: ...
+
+
+class Steps(Protocol):
+    """The runner's side of the contract: the step that is open now, if any."""
+
+    @property
+    def current(self) -> Step | None: ...
+
+
+class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
+    """Builds a prefill-bearing step once, for all KV cache groups; leaves the others to vLLM.
+
+    The first group's builder splits the batch and fills one slot of the runner's pool; the others
+    take the same tables with their own state indices. Steps without prefill go to vLLM's own build,
+    whose persistent buffers full graphs rely on.
+    """
+
+    _steps: Steps | None = None
+    _group = 0
+
+    def bind(self, steps: Steps, group: int) -> None:
+        """Connect to the runner. ``group`` counts the KV cache groups of GDN layers from 0."""
+        self._steps = steps
+        self._group = group
+
+    def build(
+        self,
+        common_prefix_len: int,
+        common_attn_metadata: CommonAttentionMetadata,
+        num_accepted_tokens: torch.Tensor | None = None,
+        num_decode_draft_tokens_cpu: torch.Tensor | None = None,
+        fast_build: bool = False,
+    ) -> GDNAttentionMetadata:
+        """Build the metadata of this group for the open step.
+
+        Raises:
+            GDNContractError: outside an open step, or beyond the pool's capacity.
+        """
+        started = perf_counter_ns()
+        step = self._open_step()
+        if step.split is None:
+            step.split = self._split(common_attn_metadata, num_decode_draft_tokens_cpu)
+        if step.split.num_prefills == 0:
+            return super().build(
+                common_prefix_len,
+                common_attn_metadata,
+                num_accepted_tokens,
+                num_decode_draft_tokens_cpu,
+                fast_build,
+            )
+        reused = step.plan is not None
+        if step.plan is None:
+            step.plan = step.make_plan(
+                step.split,
+                common_attn_metadata.query_start_loc_cpu.numpy(),
+                self._align_block_size,
+            )
+        metadata = self._prefill_metadata(step.plan, common_attn_metadata.num_actual_tokens)
+        if step.plan.spec is not None:
+            self._add_spec(metadata, step.plan, step.plan.spec, num_accepted_tokens)
+        step.count_build(perf_counter_ns() - started, reused)
+        return metadata
+
+    def _open_step(self) -> Step:
+        step = self._steps.current if self._steps is not None else None
+        if step is None:
+            raise GDNContractError(
+                layer=type(self).__name__,
+                field="GDNStep",
+                found="no open step" if self._steps is not None else "a builder bound to no runner",
+                expected="a step opened around _build_attention_metadata",
+                cause="the metadata is built by a runner without ascend-gdn's step; start vLLM with "
+                "--worker-cls ascend_gdn.runner.<NPU|GPU|CPU>Worker",
+            )
+        return step
+
+    def _split(
+        self, common: CommonAttentionMetadata, draft_tokens: torch.Tensor | None
+    ) -> BatchSplit:
+        # Exact for every request whose context length matters here (prefills): see the field's
+        # docstring in vllm/v1/attention/backend.py (0.23.0). No device-to-host copy.
+        seq_lens = common.seq_lens_cpu_upper_bound
+        if seq_lens is None:
+            raise GDNContractError(
+                layer=type(self).__name__,
+                field="common_attn_metadata.seq_lens_cpu_upper_bound",
+                found="None",
+                expected="host sequence lengths",
+                cause="a model runner that does not set them; vLLM 0.23.0's does",
+            )
+        speculates = self.use_spec_decode and draft_tokens is not None
+        return split_batch(
+            common.query_start_loc_cpu.numpy(),
+            seq_lens.numpy(),
+            draft_tokens.numpy() if speculates else None,
+        )
+
+    @property
+    def _align_block_size(self) -> int | None:
+        aligned = self.vllm_config.cache_config.mamba_cache_mode == "align"
+        return self.kv_cache_spec.block_size if aligned else None
+
+    def _prefill_metadata(self, plan: StepPlan, num_actual_tokens: int) -> StepGDNAttentionMetadata:
+        split = plan.split
+        decodes = split.num_decodes
+        state_indices = plan.state_indices(self._group)
+        return StepGDNAttentionMetadata(
+            num_prefills=split.num_prefills,
+            num_prefill_tokens=split.num_prefill_tokens,
+            num_decodes=decodes,
+            num_decode_tokens=decodes,
+            num_spec_decodes=0,
+            num_spec_decode_tokens=0,
+            num_actual_tokens=num_actual_tokens,
+            has_initial_state=plan.has_initial_state,
+            non_spec_query_start_loc=plan.query_start_loc,
+            non_spec_state_indices_tensor=state_indices,
+            chunk_indices=plan.chunk.chunk_indices_chunk64,
+            chunk_offsets=plan.chunk.chunk_offsets_chunk64,
+            prefill_query_start_loc=plan.chunk.cu_seqlens,
+            prefill_state_indices=state_indices[decodes:] if decodes else state_indices,
+            prefill_has_initial_state=plan.prefill_has_initial_state,
+            non_spec_prefill_fallback_meta=plan.prefill_meta(self._group),
+        )
+
+    def _add_spec(
+        self,
+        metadata: StepGDNAttentionMetadata,
+        plan: StepPlan,
+        spec: SpecTables,
+        num_accepted_tokens: torch.Tensor | None,
+    ) -> None:
+        if num_accepted_tokens is None:
+            raise GDNContractError(
+                layer=type(self).__name__,
+                field="num_accepted_tokens",
+                found="None",
+                expected="accepted tokens of every request",
+                cause="speculative requests without the runner's count of the last step",
+            )
+        others = plan.split.num_prefill_tokens
+        metadata.num_spec_decodes = len(spec.rows)
+        metadata.num_spec_decode_tokens = plan.split.num_spec_tokens
+        metadata.spec_query_start_loc = spec.query_start_loc
+        metadata.spec_sequence_masks = spec.sequence_masks
+        metadata.spec_state_indices_tensor = plan.spec_state_indices(self._group)
+        metadata.non_spec_token_indx = spec.token_indx[:others]
+        metadata.spec_token_indx = spec.token_indx[others:]
+        # The counts live on the device: the one gather that the host cannot do.
+        metadata.num_accepted_tokens = num_accepted_tokens.index_select(0, spec.rows)

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract of the GDN prefill path: what a step's builder promises and what the kernels rely on.
+
+Made by ``attention.builder``, read by ``fla``; this file is all that the two share. The tables of one
+step live in one slot of the runner's buffer pool and are valid until that slot is taken again, so every
+consumer starts with :func:`require_prefill_meta`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ascend_gdn.fla.chunk_layout import ChunkLayout
+
+CHUNK_SIZE = 64
+"""Tokens a chunk: ``FLA_CHUNK_SIZE`` in vllm/model_executor/layers/fla/ops/utils.py (0.23.0)."""
+
+LARGE_BLOCK_SIZE = 608 * 2
+"""Tokens a block of ``solve_tril``: ``_GDN_SOLVE_TRIL_LARGE_BLOCK_SIZE`` in
+vllm_ascend/ops/gdn_attn_builder.py (0.23.0)."""
+
+
+class GDNContractError(RuntimeError):
+    """The prefill metadata that reached a consumer is not what the contract promises.
+
+    Args:
+        layer: Name of the layer (or builder) that noticed.
+        field: The field or call that is wrong.
+        found: What was there.
+        expected: What the contract promises.
+        cause: The likely cause, and what to do about it.
+    """
+
+    def __init__(self, *, layer: str, field: str, found: object, expected: object, cause: str):
+        self.layer = layer
+        self.field = field
+        self.found = found
+        self.expected = expected
+        self.cause = cause
+        super().__init__(
+            f"GDN prefill contract broken at {layer}: {field}: found {found}, expected {expected}. "
+            f"Likely cause: {cause}"
+        )
+
+
+class TableSlot(Protocol):
+    """A slot of the runner's pool, as far as consumers see it: its generation counts its uses."""
+
+    @property
+    def generation(self) -> int: ...
+
+
+@dataclass(frozen=True, eq=False)
+class GDNChunkedPrefillMetadata:
+    """Chunk tables of the prefill sequences of one step, shared by all KV cache groups.
+
+    N sequences (none of zero length), T tokens, NC chunks of 64. All tensors are int32, contiguous, on
+    the model's device, views of one packed buffer. Values equal those of the ``prepare_*`` helpers of
+    vllm_ascend/ops/triton/fla/utils.py (0.23.0) on the same ``cu_seqlens``.
+    """
+
+    cu_seqlens: torch.Tensor
+    """[N + 1]: where each sequence starts in the prefill tokens; starts at 0, ends at T."""
+    chunk_indices_chunk64: torch.Tensor
+    """[NC, 2]: (sequence, chunk within the sequence)."""
+    chunk_offsets_chunk64: torch.Tensor
+    """[N + 1]: number of chunks before each sequence."""
+    update_chunk_offsets_chunk64: torch.Tensor
+    """[N + 1]: the same with one more row a sequence, as context-parallel state updates store them."""
+    final_chunk_indices_chunk64: torch.Tensor
+    """[N]: last row of each sequence in that storage."""
+    chunk_indices_large_block: torch.Tensor
+    """[NL, 2]: (sequence, block) for blocks of 1216 tokens."""
+    block_indices_cumsum: torch.Tensor
+    """[NB, 2]: (sequence, block) for the blocks of ``chunk_local_cumsum``."""
+    cu_seqlens_cpu: np.ndarray
+    """[N + 1] int32, on the host: the same values as ``cu_seqlens``."""
+
+    def __post_init__(self) -> None:
+        lengths = self.cu_seqlens_cpu[1:] - self.cu_seqlens_cpu[:-1]
+        seqs, chunks = len(lengths), int(((lengths + (CHUNK_SIZE - 1)) >> 6).sum())
+        expected = {
+            "cu_seqlens": seqs + 1,
+            "chunk_indices_chunk64": chunks,
+            "chunk_offsets_chunk64": seqs + 1,
+            "update_chunk_offsets_chunk64": seqs + 1,
+            "final_chunk_indices_chunk64": seqs,
+        }
+        for name, table in self.__dict__.items():
+            if table is None:
+                raise self._error(name, "None", "a table", "a builder that left it out")
+            rows = expected.get(name)
+            if rows is not None and table.shape[0] != rows:
+                raise self._error(
+                    name,
+                    f"{table.shape[0]} rows",
+                    f"{rows} rows, for {seqs} sequences of together {self.num_tokens} tokens",
+                    "tables and cu_seqlens of different steps put together",
+                )
+
+    @staticmethod
+    def _error(field: str, found: str, expected: str, cause: str) -> GDNContractError:
+        return GDNContractError(
+            layer="GDNChunkedPrefillMetadata",
+            field=field,
+            found=found,
+            expected=expected,
+            cause=cause,
+        )
+
+    @property
+    def num_seqs(self) -> int:
+        return len(self.cu_seqlens_cpu) - 1
+
+    @cached_property
+    def num_tokens(self) -> int:
+        return int(self.cu_seqlens_cpu[-1])
+
+    @cached_property
+    def layout(self) -> ChunkLayout:
+        """The tables as gather indices, for the PyTorch kernels on CPU. Made at most once a step."""
+        return ChunkLayout.from_tables(
+            self.cu_seqlens, self.chunk_indices_chunk64, self.chunk_offsets_chunk64, CHUNK_SIZE
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class GDNCausalConv1dHostMetadata:
+    """Arguments of the causal convolution over the prefill sequences, one KV cache group, on the host.
+
+    Made from the runner's host block table and lengths: nothing is copied back from the device.
+    """
+
+    query_start_loc_cpu: np.ndarray
+    """[N + 1] int32: where each sequence starts in the prefill tokens."""
+    cache_indices_cpu: np.ndarray
+    """[N] int32: state block of each sequence in this group's cache."""
+    has_initial_state_cpu: np.ndarray
+    """[N] bool: whether tokens of the sequence were computed in earlier steps."""
+
+
+@dataclass(frozen=True, eq=False)
+class GDNPrefillFallbackMeta:
+    """What a GDN layer's prefill needs of its step: chunk tables (shared) and convolution arguments."""
+
+    chunk: GDNChunkedPrefillMetadata
+    causal_conv1d: GDNCausalConv1dHostMetadata
+    slot: TableSlot
+    """Where the tables live."""
+    generation: int
+    """The slot's generation when the tables were written."""
+
+
+def require_prefill_meta(
+    meta: GDNPrefillFallbackMeta | None, *, layer: str, num_tokens: int, num_seqs: int
+) -> GDNPrefillFallbackMeta:
+    """Return ``meta`` after checking that it belongs to this step and fits the layer's tensors.
+
+    Args:
+        meta: What the step's attention metadata carries for ``layer``.
+        layer: Name of the layer that asks.
+        num_tokens: Prefill tokens that the layer is about to process.
+        num_seqs: Prefill sequences that the layer holds states for.
+
+    Raises:
+        GDNContractError: the meta is missing, of an earlier step, or of another batch.
+    """
+    field = "non_spec_prefill_fallback_meta"
+    if meta is None:
+        raise GDNContractError(
+            layer=layer,
+            field=field,
+            found="None",
+            expected=f"metadata of {num_seqs} prefill sequences",
+            cause="the step's metadata was not built by StepGDNAttentionMetadataBuilder; start "
+            "vLLM with --worker-cls ascend_gdn.runner.<NPU|GPU|CPU>Worker and no other GDN backend",
+        )
+    if meta.slot.generation != meta.generation:
+        raise GDNContractError(
+            layer=layer,
+            field=f"{field}.generation",
+            found=f"slot generation {meta.slot.generation}",
+            expected=f"{meta.generation}, that of the metadata",
+            cause="metadata of an earlier step: its slot was taken again. Do not keep attention "
+            "metadata across steps, or raise the pool's depth",
+        )
+    if meta.chunk.num_tokens != num_tokens or meta.chunk.num_seqs != num_seqs:
+        raise GDNContractError(
+            layer=layer,
+            field=f"{field}.chunk.cu_seqlens",
+            found=f"{meta.chunk.num_seqs} sequences, {meta.chunk.num_tokens} tokens",
+            expected=f"{num_seqs} sequences, {num_tokens} tokens",
+            cause="the batch was changed after its metadata was built; padding belongs to the builder",
+        )
+    return meta

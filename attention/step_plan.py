@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of one prefill-bearing step: every table, for every KV cache group, in one pool slot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ascend_gdn.attention.batch_split import BatchSplit
+from ascend_gdn.attention.chunk_plan import TableRows, fill_chunk_tables, fill_offsets
+from ascend_gdn.attention.metadata import (
+    GDNCausalConv1dHostMetadata,
+    GDNChunkedPrefillMetadata,
+    GDNContractError,
+    GDNPrefillFallbackMeta,
+)
+from ascend_gdn.attention.table_layout import TableLayout, Tables
+
+
+class Slot(Protocol):
+    """A slot of the runner's pool: written by the plan, then read-only until it is taken again."""
+
+    layout: TableLayout
+    host: np.ndarray
+    """[layout.num_elements] int32, the buffer to write."""
+    host_tables: Tables[np.ndarray]
+    device_tables: Tables[torch.Tensor]
+    """On the model's device."""
+    state_indices: Sequence[torch.Tensor]
+    """A group each: [max_seqs] int32 on the model's device."""
+
+    @property
+    def generation(self) -> int: ...
+
+
+@dataclass(frozen=True, eq=False)
+class SpecTables:
+    """Device views of what S speculative requests add to a step; int32 unless said otherwise."""
+
+    query_start_loc: torch.Tensor
+    """[S + 1]: where each request's tokens start among the speculative tokens."""
+    rows: torch.Tensor
+    """[S]: row of each request in the runner's batch."""
+    sequence_masks: torch.Tensor
+    """[R] bool over the runner's rows."""
+    token_indx: torch.Tensor
+    """[tokens of the step]: the others' tokens first, then the speculative ones."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepPlan:
+    """What all KV cache groups share of a step that has prefills: D decodes, N prefills."""
+
+    split: BatchSplit
+    slot: Slot
+    generation: int
+    chunk: GDNChunkedPrefillMetadata
+    query_start_loc: torch.Tensor
+    """[D + N + 1] int32 on the device: decodes first."""
+    has_initial_state: torch.Tensor
+    """[D + N] bool on the device."""
+    prefill_has_initial_state: torch.Tensor
+    """[N] bool on the device."""
+    spec: SpecTables | None
+
+    def state_indices(self, group: int) -> torch.Tensor:
+        """[D + N] int32 on the device: state block of each request in ``group``'s cache."""
+        return self.slot.state_indices[group][: len(self.split.non_spec)]
+
+    def spec_state_indices(self, group: int) -> torch.Tensor:
+        """[S, num_spec + 1] int32 on the device: state blocks of each speculative request."""
+        requests = 0 if self.split.spec is None else len(self.split.spec)
+        return self.slot.device_tables.spec_state_indices[group, :requests]
+
+    def prefill_meta(self, group: int) -> GDNPrefillFallbackMeta:
+        """The contract's metadata for the layers of ``group``."""
+        tables, split = self.slot.host_tables, self.split
+        prefills = slice(split.num_decodes, len(split.non_spec))
+        return GDNPrefillFallbackMeta(
+            chunk=self.chunk,
+            causal_conv1d=GDNCausalConv1dHostMetadata(
+                query_start_loc_cpu=self.chunk.cu_seqlens_cpu,
+                cache_indices_cpu=tables.state_indices[group, prefills],
+                has_initial_state_cpu=tables.has_initial_state[prefills],
+            ),
+            slot=self.slot,
+            generation=self.generation,
+        )
+
+
+def check_capacity(split: BatchSplit, layout: TableLayout) -> None:
+    """Raise :class:`GDNContractError` if the step is larger than the pool was made for."""
+    seqs = len(split.non_spec) + (0 if split.spec is None else len(split.spec))
+    tokens = split.num_decodes + split.num_prefill_tokens + split.num_spec_tokens
+    if seqs > layout.max_seqs or tokens > layout.max_tokens:
+        raise GDNContractError(
+            layer="StepBufferPool",
+            field="capacity",
+            found=f"a step of {seqs} sequences and {tokens} tokens",
+            expected=f"at most {layout.max_seqs} sequences and {layout.max_tokens} tokens",
+            cause="the scheduler exceeds the configuration that the pool was sized from; raise "
+            "--max-num-seqs or --max-num-batched-tokens",
+        )
+
+
+def fill_slot(
+    slot: Slot,
+    split: BatchSplit,
+    query_start_loc: np.ndarray,
+    block_tables: Sequence[np.ndarray],
+    align_block_size: int | None,
+) -> TableRows:
+    """Write all tables of a step into the slot's host buffer.
+
+    Args:
+        slot: A slot just taken from the pool; ``check_capacity`` holds.
+        split: The step's requests.
+        query_start_loc: [R + 1] int32, of the runner's batch.
+        block_tables: Per KV cache group, the runner's host block table, [R, blocks] int32.
+        align_block_size: Tokens a state block with ``mamba_cache_mode="align"``, where a request's
+            state is in the block of its last token; None where it is in its first block.
+    """
+    tables, requests, seqs = slot.host_tables, split.non_spec, len(split.non_spec)
+    rows = fill_chunk_tables(slot.host, tables, slot.layout, requests.lengths[split.num_decodes :])
+    fill_offsets(tables.query_start_loc, requests.lengths)
+    np.greater(requests.context_lens, 0, out=tables.has_initial_state[:seqs])
+    place: tuple[np.ndarray | slice, np.ndarray | int] = (requests.rows, 0)
+    if align_block_size is not None:
+        # As mamba_get_block_table_tensor in vllm/v1/attention/backends/utils.py (0.23.0) has it.
+        last_token = requests.context_lens + requests.lengths - 1
+        place = (slot.layout.arange[requests.rows], last_token // align_block_size)
+    for group, block_table in enumerate(block_tables):
+        tables.state_indices[group, :seqs] = block_table[place]
+    if split.spec is not None:
+        _fill_spec(tables, split, query_start_loc, block_tables)
+    return rows
+
+
+def _fill_spec(
+    tables: Tables[np.ndarray],
+    split: BatchSplit,
+    query_start_loc: np.ndarray,
+    block_tables: Sequence[np.ndarray],
+) -> None:
+    assert split.spec is not None and split.spec_mask is not None
+    spec, mask = split.spec, split.spec_mask
+    seqs, width = len(spec), tables.spec_state_indices.shape[-1]
+    fill_offsets(tables.spec_query_start_loc, spec.lengths)
+    tables.spec_rows[:seqs] = spec.rows
+    tables.spec_sequence_masks[: len(mask)] = mask
+    token_is_spec = mask.repeat(query_start_loc[1:] - query_start_loc[:-1])
+    others = split.num_prefill_tokens
+    tables.token_indx[:others] = (~token_is_spec).nonzero()[0]
+    tables.token_indx[others : len(token_is_spec)] = token_is_spec.nonzero()[0]
+    for group, block_table in enumerate(block_tables):
+        tables.spec_state_indices[group, :seqs] = block_table[spec.rows, :width]
+
+
+def plan_of(slot: Slot, split: BatchSplit, rows: TableRows) -> StepPlan:
+    """Name the device views of a slot that was filled with ``rows`` and copied."""
+    tables, prefills, seqs = slot.device_tables, split.num_prefills, len(split.non_spec)
+    chunk = GDNChunkedPrefillMetadata(
+        cu_seqlens=tables.cu_seqlens[: prefills + 1],
+        chunk_indices_chunk64=tables.chunk_indices_chunk64[: rows.chunk64],
+        chunk_offsets_chunk64=tables.chunk_offsets_chunk64[: prefills + 1],
+        update_chunk_offsets_chunk64=tables.update_chunk_offsets_chunk64[: prefills + 1],
+        final_chunk_indices_chunk64=tables.final_chunk_indices_chunk64[:prefills],
+        chunk_indices_large_block=tables.chunk_indices_large_block[: rows.large_block],
+        block_indices_cumsum=tables.block_indices_cumsum[: rows.cumsum],
+        cu_seqlens_cpu=slot.host_tables.cu_seqlens[: prefills + 1],
+    )
+    has_initial_state = tables.has_initial_state[:seqs]
+    spec = None
+    if split.spec is not None and split.spec_mask is not None:
+        spec = SpecTables(
+            query_start_loc=tables.spec_query_start_loc[: len(split.spec) + 1],
+            rows=tables.spec_rows[: len(split.spec)],
+            sequence_masks=tables.spec_sequence_masks[: len(split.spec_mask)],
+            token_indx=tables.token_indx[: split.num_prefill_tokens + split.num_spec_tokens],
+        )
+    return StepPlan(
+        split=split,
+        slot=slot,
+        generation=slot.generation,
+        chunk=chunk,
+        query_start_loc=tables.query_start_loc[: seqs + 1],
+        has_initial_state=has_initial_state,
+        prefill_has_initial_state=has_initial_state[split.num_decodes :],
+        spec=spec,
+    )

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Host time per prefill step of the GDN metadata: ours against vLLM 0.23.0's builder, in one run.
+
+    benchmarks/bench_metadata_build.py [--rounds 9] [--json FILE]
+
+One step is three builds, one for each KV cache group of GDN layers that Qwen3-Next has. Ours includes
+opening and closing the step and taking a slot from the pool. Both sides get the same batches, one round
+of each in turn; the figures are medians over the rounds. Both run on CPU tensors, so neither pays for
+copies to a device: on a device vLLM pays for 4 to 11 copies a build, ours for one a step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from time import perf_counter_ns
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from workloads import GROUPS, WORKLOADS, Ours, Side, Theirs, Workload
+
+STEPS_PER_ROUND = 20
+
+
+def microseconds_a_step(side: Side) -> float:
+    inputs = [side.batch.common_metadata() for _ in range(STEPS_PER_ROUND)]
+    started = perf_counter_ns()
+    for common in inputs:
+        side.step(common)
+    return (perf_counter_ns() - started) / STEPS_PER_ROUND / 1e3
+
+
+def measure(workload: Workload, rounds: int) -> tuple[float, float]:
+    """Return the medians of (vLLM's, ours) in microseconds a step."""
+    sides = Theirs(workload), Ours(workload)
+    for side in sides:
+        microseconds_a_step(side)  # warm up
+    samples = [[microseconds_a_step(side) for side in sides] for _ in range(rounds)]
+    upstream, own = (statistics.median(column) for column in zip(*samples, strict=True))
+    return upstream, own
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)  # the engine builds metadata on one thread
+
+    table = Table(title=f"GDN metadata, host microseconds a prefill step, {GROUPS} groups")
+    for column in ("workload", "vLLM 0.23.0", "ascend-gdn", "ratio"):
+        table.add_column(column, justify="left" if column == "workload" else "right")
+    results = {}
+    for workload in WORKLOADS:
+        with torch.inference_mode():  # as vLLM's execute_model runs
+            upstream, own = measure(workload, arguments.rounds)
+        results[workload.name] = {"vllm_us": upstream, "ascend_gdn_us": own}
+        table.add_row(workload.name, f"{upstream:.0f}", f"{own:.0f}", f"{upstream / own:.1f}x")
+    ratios = [row["vllm_us"] / row["ascend_gdn_us"] for row in results.values()]
+    table.add_section()
+    table.add_row("geometric mean", "", "", f"{statistics.geometric_mean(ratios):.1f}x")
+    table.add_row("worst", "", "", f"{min(ratios):.1f}x")
+    Console().print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

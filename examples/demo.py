@@ -1,0 +1,175 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""The main job, end to end: serve a tiny Qwen3-Next through the GDN worker and check it.
+
+Makes a random checkpoint, starts vLLM's OpenAI-compatible server on it, streams requests of mixed
+lengths at once, shows what the worker did, and compares logprobs and greedy tokens with Hugging
+Face transformers. Exit code 0 if all agrees, 1 with the reason if not.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import openai
+from rich.console import Console
+from rich.table import Table
+
+from demo_reference import Agreement, compare, load_reference, reference_logits
+from demo_server import Server, ServerError, free_port
+from demo_streams import Request, StreamError, make_requests, run_requests
+from serve import GDN_WORKER, server_command, server_environment
+from tiny_checkpoint import TinySizes, write_checkpoint
+
+LENGTHS = (1, 63, 64, 65, 1000, 3000)
+MAX_DIFFERENCE = 1e-3  # of float32 logprobs, against transformers in float32
+
+
+class DemoFailed(RuntimeError):
+    """The demo ran, and what it saw is not right."""
+
+
+def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path(".cache", "demo"),
+                        help="for the checkpoint and the server's log")  # fmt: skip
+    parser.add_argument("--worker-cls", default=GDN_WORKER,
+                        help="another worker has no GDN counts to show")  # fmt: skip
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
+                        help="agreement is shown for both, and required for float32")  # fmt: skip
+    parser.add_argument("--tokens", type=int, default=32, help="to generate for each prompt")
+    parser.add_argument("--start-timeout", type=float, default=900, help="seconds")
+    options = parser.parse_args(arguments)
+    if not 1 <= options.tokens <= 4096 - max(LENGTHS):
+        parser.error(f"--tokens is {options.tokens}: give 1 to {4096 - max(LENGTHS)}")
+    return options
+
+
+def worker_stats(server: Server) -> dict[str, float]:
+    """``gdn_stats`` of the only worker."""
+    results = server.call_workers("gdn_stats")
+    if len(results) != 1 or not isinstance(results[0], dict):
+        raise DemoFailed(f"gdn_stats gave {results!r}, and counts of one worker were expected")
+    return results[0]
+
+
+def stats_failure(stats: dict[str, float]) -> str | None:
+    """Why these counts cannot be right after prefills of every kind, or None."""
+    if not stats["prefill_steps"] > 0:
+        return "the worker counted no prefill step"
+    if stats["plans_built"] != stats["prefill_steps"]:
+        return (
+            f"{stats['plans_built']:.0f} plans for {stats['prefill_steps']:.0f} prefill steps: "
+            "one each was expected"
+        )
+    if not stats["plans_reused"] > 0:
+        return "no plan was shared between the KV cache groups"
+    return None
+
+
+def stats_table(stats: dict[str, float]) -> Table:
+    table = Table(title="what the worker did (gdn_stats)", title_justify="left")
+    table.add_column("count")
+    table.add_column("value", justify="right")
+    for name, value in stats.items():
+        table.add_row(name, f"{value:,.0f}")
+    if stats["prefill_steps"]:
+        each = stats["host_us"] / stats["prefill_steps"]
+        table.add_row("host_us per prefill step", f"{each:,.0f}")
+    return table
+
+
+def agreement_table(
+    requests: Sequence[Request], agreements: Sequence[Agreement], tolerance: float
+) -> Table:
+    table = Table(title="against Hugging Face transformers, float32", title_justify="left")
+    for name in ("prompt tokens", "max |Δ logprob|", "mean |Δ logprob|", "greedy tokens equal"):
+        table.add_column(name, justify="right")
+    table.add_column("agrees")
+    for request, agreement in zip(requests, agreements, strict=True):
+        table.add_row(
+            str(len(request.prompt)),
+            f"{agreement.max_difference:.1e}",
+            f"{agreement.mean_difference:.1e}",
+            f"{agreement.greedy_matches} of {agreement.greedy_tokens}",
+            "no" if agreement.failure(tolerance) else "yes",
+        )
+    return table
+
+
+def run_demo(console: Console, options: argparse.Namespace) -> None:
+    sizes = TinySizes(dtype=options.dtype)
+    folder = options.folder.resolve()
+    model = write_checkpoint(folder / "model", sizes)
+    console.print(f"checkpoint: {options.folder / 'model'}, {options.dtype}")
+
+    requests = make_requests(LENGTHS, sizes.vocab_size, gap=1.0, seed=sizes.seed)
+    port = free_port()
+    # Few tokens a step, so that the long prompts are chunked and share steps with decodes.
+    extra = ["--served-model-name", "tiny", "--dtype", options.dtype,
+             "--max-num-batched-tokens", "512", "--max-num-seqs", "16",
+             "--disable-uvicorn-access-log"]  # fmt: skip
+    command = server_command(model, port, options.worker_cls, extra)
+    environment = server_environment() | {"VLLM_SERVER_DEV_MODE": "1"}  # for /collective_rpc
+    stats: dict[str, float] | None = None
+    with Server(command, environment, port, folder / "server.log") as server:
+        console.print(f"server: {' '.join(command[1:])}", highlight=False)
+        seconds = server.wait_until_healthy(console, options.start_timeout)
+        console.print(f"server is up after {seconds:.0f} s; its log: {options.folder}/server.log")
+        try:
+            asyncio.run(run_requests(console, server.url, "tiny", requests, options.tokens))
+        except openai.OpenAIError as error:
+            server.check_alive()
+            raise ServerError(f"a request failed: {error!r}; see {server.log}") from error
+        if options.worker_cls == GDN_WORKER:
+            stats = worker_stats(server)
+    console.print("server stopped")
+
+    with console.status("running the same text through Hugging Face transformers"):
+        reference = load_reference(model)
+        agreements = [
+            compare(reference_logits(reference, r.prompt, r.token_ids),
+                    r.prompt, r.token_ids, r.prompt_logprobs)
+            for r in requests
+        ]  # fmt: skip
+    console.print(agreement_table(requests, agreements, MAX_DIFFERENCE))
+    if stats is not None:
+        console.print(stats_table(stats))
+    check(agreements, stats, options.dtype)
+
+
+def check(agreements: Sequence[Agreement], stats: dict[str, float] | None, dtype: str) -> None:
+    """Raises DemoFailed with every reason that there is."""
+    reasons = [stats_failure(stats)] if stats is not None else []
+    if dtype == "float32":  # bfloat16 rounds too coarsely for a random model to agree
+        reasons += [agreement.failure(MAX_DIFFERENCE) for agreement in agreements]
+    found = [reason for reason in reasons if reason is not None]
+    if found:
+        raise DemoFailed("; ".join(found))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse_options(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    # A plain `kill` goes the way of Ctrl-C, so that the server is ended too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        run_demo(console, options)
+    except (DemoFailed, ServerError, StreamError, FileExistsError) as error:
+        console.print(f"FAILED: {error}", style="red", markup=False, highlight=False)
+        return 1
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):
+            console.print("stopped; no process is left behind")
+        return 130
+    agrees = ", and agrees with transformers" if options.dtype == "float32" else ""
+    console.print(f"OK: every stream came whole{agrees}", style="green")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

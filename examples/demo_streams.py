@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Concurrent requests with the official OpenAI client, and a live view of what comes back."""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import openai
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from tiny_tokenizer import SPECIAL_TOKENS
+
+
+class StreamError(RuntimeError):
+    """A stream ended early."""
+
+
+@dataclass
+class Request:
+    """One request: sent ``delay`` seconds after the first; the rest is filled as answers come."""
+
+    prompt: list[int]
+    delay: float
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    first_token_seconds: float | None = None
+    seconds: float | None = None
+    prompt_logprobs: list[float] = field(default_factory=list)
+
+
+def make_requests(lengths: Sequence[int], vocab_size: int, gap: float, seed: int) -> list[Request]:
+    """Random prompts of these lengths, in two waves ``gap`` seconds apart.
+
+    The second wave's prefills meet the first wave's decodes in the same steps.
+    """
+    draw = random.Random(seed)
+    return [
+        Request([draw.randrange(len(SPECIAL_TOKENS), vocab_size) for _ in range(length)], delay)
+        for delay in (0.0, gap)
+        for length in lengths
+    ]
+
+
+def printable(text: str, width: int) -> str:
+    """The end of ``text`` that fits ``width``, with nothing that could upset a terminal."""
+    clean = "".join(
+        c if c.isprintable() and c != "\N{REPLACEMENT CHARACTER}" else "·" for c in text
+    )
+    return clean if len(clean) <= width else "…" + clean[1 - width :]
+
+
+def request_table(requests: Sequence[Request], width: int) -> Table:
+    table = Table(title="streams", title_justify="left")
+    for name in ("prompt tokens", "sent at", "first token", "done", "tokens"):
+        table.add_column(name, justify="right")
+    table.add_column("text", no_wrap=True)
+    for request in requests:
+        table.add_row(
+            str(len(request.prompt)),
+            f"{request.delay:.1f} s",
+            "" if request.first_token_seconds is None else f"{request.first_token_seconds:.2f} s",
+            "" if request.seconds is None else f"{request.seconds:.2f} s",
+            str(len(request.token_ids)),
+            Text(printable(request.text, max(10, width - 62))),
+        )
+    return table
+
+
+async def _stream(client: openai.AsyncOpenAI, model: str, request: Request, tokens: int) -> None:
+    await asyncio.sleep(request.delay)
+    start = time.monotonic()
+    stream = await client.completions.create(
+        model=model,
+        prompt=request.prompt,
+        max_tokens=tokens,
+        temperature=0,
+        stream=True,
+        extra_body={"ignore_eos": True, "return_token_ids": True},
+    )
+    async for chunk in stream:
+        if request.first_token_seconds is None:
+            request.first_token_seconds = time.monotonic() - start
+        choice = chunk.choices[0]
+        request.text += choice.text
+        # vLLM's own field, asked for above; the OpenAI client keeps such fields apart.
+        request.token_ids += (choice.model_extra or {}).get("token_ids") or []
+    request.seconds = time.monotonic() - start
+    if len(request.token_ids) != tokens:
+        raise StreamError(
+            f"the stream of the {len(request.prompt)}-token prompt ended after "
+            f"{len(request.token_ids)} of {tokens} tokens"
+        )
+
+
+async def _prompt_logprobs(client: openai.AsyncOpenAI, model: str, request: Request) -> None:
+    answer = await client.completions.create(
+        model=model,
+        prompt=request.prompt,
+        max_tokens=1,
+        temperature=0,
+        extra_body={"prompt_logprobs": 0},
+    )
+    # One entry a prompt token: {token id: {"logprob": ...}}; None for the first token.
+    entries = (answer.choices[0].model_extra or {})["prompt_logprobs"][1:]
+    request.prompt_logprobs = [
+        entry[str(token)]["logprob"]
+        for token, entry in zip(request.prompt[1:], entries, strict=True)
+    ]
+
+
+async def run_requests(
+    console: Console, url: str, model: str, requests: Sequence[Request], tokens: int
+) -> None:
+    """Streams all requests at once, then asks for the same prompts' logprobs, all at once too."""
+    async with openai.AsyncOpenAI(
+        base_url=f"{url}/v1", api_key="none", timeout=600, max_retries=0
+    ) as client:
+        streams = asyncio.gather(*(_stream(client, model, r, tokens) for r in requests))
+        with Live(console=console, auto_refresh=False, transient=True) as live:
+            while not streams.done():
+                if console.is_terminal:
+                    live.update(request_table(requests, console.width), refresh=True)
+                await asyncio.wait([streams], timeout=0.2)
+        console.print(request_table(requests, console.width))
+        await streams
+        with console.status("asking for the logprobs of the same prompts"):
+            await asyncio.gather(*(_prompt_logprobs(client, model, r) for r in requests))

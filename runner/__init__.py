@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workers for ``--worker-cls``, resolved when they are asked for: importing this imports no platform."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ascend_gdn.runner.compat import check_version
+
+if TYPE_CHECKING:
+    from ascend_gdn.runner.cpu import CPUWorker
+
+__all__ = ["CPUWorker"]
+
+_PLATFORMS = {"CPUWorker": ("ascend_gdn.runner.cpu", "vllm", "cpu")}
+"""Worker: (module, package that it builds on, extra that installs it)."""
+
+
+def __getattr__(name: str) -> type:
+    if name not in _PLATFORMS:
+        raise AttributeError(
+            f"module 'ascend_gdn.runner' has no worker {name!r}; it has {', '.join(_PLATFORMS)}"
+        )
+    module, package, extra = _PLATFORMS[name]
+    try:
+        check_version()  # before the module imports what another version may lack
+        worker: type = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        raise ModuleNotFoundError(
+            f"ascend_gdn.runner.{name}: got no package {package!r}, expected it installed. "
+            f"Install it with: pip install 'ascend-gdn[{extra}]'",
+            name=package,
+        ) from error
+    return worker

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The buffers that a step's tables live in: a ring of slots, owned by the model runner."""
+
+from __future__ import annotations
+
+import torch
+
+from ascend_gdn.attention.metadata import GDNContractError
+from ascend_gdn.attention.table_layout import TableLayout, Tables
+from ascend_gdn.runner.stats import GDNStats
+
+_POISON = -(2**31)
+
+
+class PoolSlot:
+    """One packed host buffer and its device twin. Filled between ``acquire`` and ``publish``."""
+
+    def __init__(self, layout: TableLayout, device: torch.device):
+        self.layout = layout
+        self.generation = 0
+        on_host = device.type == "cpu"
+        # Poisoned, so that a table which nobody wrote cannot pass for zeros.
+        self.host_buffer = torch.full(
+            (layout.num_elements,), _POISON, dtype=torch.int32, pin_memory=not on_host
+        )
+        self.device_buffer = self.host_buffer if on_host else self.host_buffer.to(device)
+        self.host = self.host_buffer.numpy()
+        self.host_tables = Tables.over(self.host_buffer, layout).map(torch.Tensor.numpy)
+        self.device_tables = Tables.over(self.device_buffer, layout)
+        self.state_indices = self.device_tables.state_indices.unbind(0)
+        self.copied = None if on_host else torch.Event(device=device)
+
+
+class StepBufferPool:
+    """A ring of :class:`PoolSlot`; each prefill step takes the next one.
+
+    Owned by the model runner, which closes it. A slot's contents are valid until the ring comes round
+    to it; its generation tells consumers when that has happened.
+
+    Args:
+        layout: Places of the tables, sized for the largest step.
+        device: The model's device. On CPU a slot is one buffer and nothing is copied.
+        depth: Slots. With two, the host can fill a step's tables while the device still reads those
+            of the step before.
+        stats: Where waits and copied bytes are counted.
+    """
+
+    def __init__(
+        self, layout: TableLayout, device: torch.device, stats: GDNStats, depth: int = 2
+    ) -> None:
+        if depth < 1:
+            raise ValueError(f"StepBufferPool: got depth {depth}, expected at least 1")
+        self._slots = [PoolSlot(layout, device) for _ in range(depth)]
+        self._next = 0
+        self._stats = stats
+        self._closed = False
+        stats.pool_bytes = sum(slot.host.nbytes for slot in self._slots)
+
+    def acquire(self) -> PoolSlot:
+        """Take the next slot for writing, after its last copy has left the host buffer."""
+        if self._closed:
+            raise GDNContractError(
+                layer="StepBufferPool",
+                field="acquire",
+                found="a closed pool",
+                expected="the pool of a running worker",
+                cause="a step was run after the worker shut down, or after its KV cache was set up "
+                "anew without binding the builders again",
+            )
+        slot = self._slots[self._next]
+        self._next = (self._next + 1) % len(self._slots)
+        if slot.copied is not None and not slot.copied.query():
+            self._stats.slot_waits += 1
+            slot.copied.synchronize()
+        slot.generation += 1
+        return slot
+
+    def publish(self, slot: PoolSlot, num_elements: int) -> None:
+        """Send a filled slot's first ``num_elements`` to the device.
+
+        One asynchronous copy, in the current stream's order.
+        """
+        if slot.copied is None:
+            return
+        source = slot.host_buffer[:num_elements]
+        slot.device_buffer[:num_elements].copy_(source, non_blocking=True)
+        slot.copied.record()
+        self._stats.bytes_copied += source.nbytes
+
+    def close(self) -> None:
+        """Let go of all buffers; every later ``acquire`` raises."""
+        self._closed = True
+        for slot in self._slots:
+            slot.generation += 1  # metadata still held anywhere is stale from here on
+        self._slots = []

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the worker did, counted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass
+class GDNStats:
+    """Counts since the worker started; written by the runner's step and pool, read by operators."""
+
+    steps: int = 0
+    """Metadata builds of the scheduler, each for all KV cache groups."""
+    prefill_steps: int = 0
+    """Steps with at least one prefill."""
+    plans_built: int = 0
+    """Steps that were planned: filled, copied to the device. Equals ``prefill_steps``."""
+    plans_reused: int = 0
+    """Builds of further KV cache groups that took an existing plan."""
+    host_ns: int = 0
+    """Host time of all builds in prefill steps, nanoseconds."""
+    bytes_copied: int = 0
+    """Bytes of tables copied from host to device; 0 on CPU, where both are one buffer."""
+    slot_waits: int = 0
+    """Times that a slot's last copy was still under way when the slot was taken."""
+    pool_bytes: int = 0
+    """Host bytes of the buffer pool, and as many on the device (none on CPU)."""
+
+    def as_dict(self) -> dict[str, float]:
+        """Plain numbers for ``collective_rpc``; host time in microseconds as ``host_us``."""
+        counts: dict[str, float] = asdict(self)
+        counts["host_us"] = counts.pop("host_ns") / 1e3
+        return counts

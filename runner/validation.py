@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Refuse, before any work, what the layered worker cannot serve."""
+
+from __future__ import annotations
+
+from vllm.config import VllmConfig
+
+GDN_MODEL_TYPES = frozenset({"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"})
+"""Text models whose linear attention is ``QwenGatedDeltaNetAttention`` in vLLM 0.23.0
+(models/qwen3_next.py, models/qwen3_5.py)."""
+
+
+def has_gdn_layers(vllm_config: VllmConfig) -> bool:
+    """Whether the model is of a family that vLLM builds with ``QwenGatedDeltaNetAttention``."""
+    return vllm_config.model_config.hf_text_config.model_type in GDN_MODEL_TYPES
+
+
+def refuse_unsupported(vllm_config: VllmConfig) -> None:
+    """Raise ``ValueError`` naming every option that the worker does not support."""
+    cache_mode = vllm_config.cache_config.mamba_cache_mode
+    refusals = [
+        message
+        for refused, message in (
+            (
+                cache_mode != "none",
+                f"got mamba_cache_mode={cache_mode!r}, expected 'none'; pass "
+                "--no-enable-prefix-caching",
+            ),
+            (
+                vllm_config.speculative_config is not None,
+                "got a speculative_config, expected none; leave out --speculative-config",
+            ),
+            (
+                vllm_config.use_v2_model_runner,
+                "got vLLM's V2 model runner, expected V1; set VLLM_USE_V2_MODEL_RUNNER=0",
+            ),
+            (
+                vllm_config.parallel_config.use_ubatching,
+                "got micro-batching, expected none: vLLM 0.23.0 does not support it with GDN "
+                "either; leave out --enable-dbo",
+            ),
+            (
+                vllm_config.lora_config is not None,
+                "got LoRA, expected none: GDN layers have no LoRA path here; leave out "
+                "--enable-lora",
+            ),
+        )
+        if refused
+    ]
+    if refusals:
+        raise ValueError(
+            "ascend-gdn does not support this configuration: " + "; ".join(refusals) + "."
+        )

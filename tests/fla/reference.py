@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gated DeltaNet token by token in float64, for clarity; and tables made with plain loops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ascend_gdn.attention.metadata import (
+    CHUNK_SIZE,
+    LARGE_BLOCK_SIZE,
+    GDNCausalConv1dHostMetadata,
+    GDNChunkedPrefillMetadata,
+    GDNPrefillFallbackMeta,
+)
+
+
+@dataclass
+class Slot:
+    """A pool slot, as far as the contract reads it."""
+
+    generation: int = 7
+
+
+def chunk_pairs(lengths: list[int], size: int) -> list[tuple[int, int]]:
+    pairs = []
+    for seq, length in enumerate(lengths):
+        for chunk in range(-(-length // size)):
+            pairs.append((seq, chunk))
+    return pairs
+
+
+def make_meta(lengths: list[int], slot: Slot | None = None) -> GDNPrefillFallbackMeta:
+    """The metadata of one step whose prefill sequences have ``lengths`` tokens."""
+    slot = slot or Slot()
+    cu_seqlens, chunk_offsets, update_offsets, final_rows = [0], [0], [0], []
+    for length in lengths:
+        chunks = -(-length // CHUNK_SIZE)
+        cu_seqlens.append(cu_seqlens[-1] + length)
+        chunk_offsets.append(chunk_offsets[-1] + chunks)
+        update_offsets.append(update_offsets[-1] + chunks + 1)
+        final_rows.append(update_offsets[-1] - 1)
+
+    def table(values: list) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int32)
+
+    starts = np.array(cu_seqlens, dtype=np.int32)
+    return GDNPrefillFallbackMeta(
+        chunk=GDNChunkedPrefillMetadata(
+            cu_seqlens=table(cu_seqlens),
+            chunk_indices_chunk64=table(chunk_pairs(lengths, CHUNK_SIZE)),
+            chunk_offsets_chunk64=table(chunk_offsets),
+            update_chunk_offsets_chunk64=table(update_offsets),
+            final_chunk_indices_chunk64=table(final_rows),
+            chunk_indices_large_block=table(chunk_pairs(lengths, LARGE_BLOCK_SIZE)),
+            block_indices_cumsum=table(chunk_pairs(lengths, 1024)),
+            cu_seqlens_cpu=starts,
+        ),
+        causal_conv1d=GDNCausalConv1dHostMetadata(
+            query_start_loc_cpu=starts,
+            cache_indices_cpu=np.arange(len(lengths), dtype=np.int32),
+            has_initial_state_cpu=np.zeros(len(lengths), dtype=bool),
+        ),
+        slot=slot,
+        generation=slot.generation,
+    )
+
+
+@dataclass
+class Inputs:
+    """Arguments of one call, T tokens in N sequences."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+    g: torch.Tensor
+    beta: torch.Tensor
+    initial_state: torch.Tensor
+
+
+def random_inputs(
+    lengths: list[int],
+    *,
+    key_heads: int = 1,
+    group: int = 1,
+    key_dim: int = 16,
+    value_dim: int = 16,
+    dtype: torch.dtype = torch.float32,
+    decay: float = 1.0,
+    seed: int = 0,
+) -> Inputs:
+    generator = torch.Generator().manual_seed(seed)
+    tokens, value_heads = sum(lengths), key_heads * group
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return Inputs(
+        q=normal(1, tokens, key_heads, key_dim).to(dtype),
+        k=normal(1, tokens, key_heads, key_dim).to(dtype),
+        v=normal(1, tokens, value_heads, value_dim).to(dtype),
+        g=-decay * torch.rand(1, tokens, value_heads, generator=generator),
+        beta=normal(1, tokens, value_heads).sigmoid().to(dtype),
+        initial_state=normal(len(lengths), value_heads, key_dim, value_dim) * 0.3,
+    )
+
+
+def recurrent(
+    inputs: Inputs, lengths: list[int], *, scale: float, normalise: bool = True
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output [1, T, Hv, V] and final state [N, Hv, K, V], float64."""
+    q, k, v, g, beta, initial_state = (
+        x.double()
+        for x in (inputs.q, inputs.k, inputs.v, inputs.g, inputs.beta, inputs.initial_state)
+    )
+    if normalise:
+        q = q / (q.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+        k = k / (k.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+    group = v.shape[2] // k.shape[2]
+    q, k = q.repeat_interleave(group, dim=2) * scale, k.repeat_interleave(group, dim=2)
+    o, final_states = torch.empty_like(v), []
+    token = 0
+    for seq, length in enumerate(lengths):
+        state = initial_state[seq].clone()
+        for _ in range(length):
+            query, key, value = q[0, token], k[0, token], v[0, token]
+            state = state * g[0, token].exp()[:, None, None]
+            remembered = torch.einsum("hk,hkv->hv", key, state)
+            change = (value - remembered) * beta[0, token][:, None]
+            state = state + torch.einsum("hk,hv->hkv", key, change)
+            o[0, token] = torch.einsum("hk,hkv->hv", query, state)
+            token += 1
+        final_states.append(state)
+    return o, torch.stack(final_states)
+
+
+def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Root mean square of the difference, relative to that of what is expected."""
+    difference = (found.double() - expected.double()).square().mean().sqrt()
+    return float(difference / expected.double().square().mean().sqrt().clamp_min(1e-30))
