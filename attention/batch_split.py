@@ -28,8 +28,8 @@ class Requests:
 class BatchSplit:
     """The requests of a step: D decodes, then N prefills; apart from them S speculative decodes.
 
-    Requests without tokens (padding, idle ranks) are dropped here, before any table is made, so that
-    every consumer counts sequences the same way.
+    Requests without tokens (padding, idle ranks) are dropped here, before any table is made, so
+    that every consumer counts sequences the same way.
     """
 
     non_spec: Requests
@@ -60,9 +60,9 @@ def split_batch(
     """Split a batch in the order that vLLM's runner gives it: decodes first.
 
     A request prefills if it has several tokens, or no earlier state to decode from: the first token
-    of a one-token prompt must not read whatever its state block held before. Everything from the first
-    such request on goes through the prefill kernels, which take one-token extends as well. Beside
-    speculative requests nothing decodes: all the others are prefills, as in
+    of a one-token prompt must not read whatever its state block held before. Everything from the
+    first such request on goes through the prefill kernels, which take one-token extends as well.
+    Beside speculative requests nothing decodes: all the others are prefills, as in
     vllm/v1/attention/backends/gdn_attn.py (0.23.0).
 
     Args:

@@ -109,7 +109,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
                 field="GDNStep",
                 found="no open step" if self._steps is not None else "a builder bound to no runner",
                 expected="a step opened around _build_attention_metadata",
-                cause="the metadata is built by a runner without ascend-gdn's step; start vLLM with "
+                cause="metadata built by a runner without ascend-gdn's step; start vLLM with "
                 "--worker-cls ascend_gdn.runner.<NPU|GPU|CPU>Worker",
             )
         return step
@@ -128,11 +128,11 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
                 expected="host sequence lengths",
                 cause="a model runner that does not set them; vLLM 0.23.0's does",
             )
-        speculates = self.use_spec_decode and draft_tokens is not None
         return split_batch(
             common.query_start_loc_cpu.numpy(),
             seq_lens.numpy(),
-            draft_tokens.numpy() if speculates else None,
+            # vLLM's runner leaves draft tokens out where nothing speculates.
+            None if draft_tokens is None else draft_tokens.numpy(),
         )
 
     @property

@@ -75,7 +75,7 @@ def _fill_blocks(
 def _fill_indices(
     out: np.ndarray, counts: np.ndarray, offsets: np.ndarray, arange: np.ndarray
 ) -> int:
-    """Write row (sequence, block) for every block; ``offsets`` [N + 1] is where each one's start."""
+    """Write row (sequence, block) for every block; ``offsets`` [N + 1] says where each starts."""
     seqs, rows = len(counts), int(offsets[-1])
     if seqs == 1:
         out[:rows, 0] = 0

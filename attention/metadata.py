@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The contract of the GDN prefill path: what a step's builder promises and what the kernels rely on.
+"""The contract of the GDN prefill path: what the builder promises and the kernels rely on.
 
-Made by ``attention.builder``, read by ``fla``; this file is all that the two share. The tables of one
-step live in one slot of the runner's buffer pool and are valid until that slot is taken again, so every
-consumer starts with :func:`require_prefill_meta`.
+Made by ``attention.builder``, read by ``fla``; this file is all that the two share. The tables of
+one step live in one slot of the runner's buffer pool and are valid until that slot is taken again,
+so every consumer starts with :func:`require_prefill_meta`.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class TableSlot(Protocol):
 class GDNChunkedPrefillMetadata:
     """Chunk tables of the prefill sequences of one step, shared by all KV cache groups.
 
-    N sequences (none of zero length), T tokens, NC chunks of 64. All tensors are int32, contiguous, on
-    the model's device, views of one packed buffer. Values equal those of the ``prepare_*`` helpers of
-    vllm_ascend/ops/triton/fla/utils.py (0.23.0) on the same ``cu_seqlens``.
+    N sequences (none of zero length), T tokens, NC chunks of 64. All tensors are int32, contiguous,
+    on the model's device, views of one packed buffer. Values equal those of the ``prepare_*``
+    helpers of vllm_ascend/ops/triton/fla/utils.py (0.23.0) on the same ``cu_seqlens``.
     """
 
     cu_seqlens: torch.Tensor
@@ -71,7 +71,7 @@ class GDNChunkedPrefillMetadata:
     chunk_offsets_chunk64: torch.Tensor
     """[N + 1]: number of chunks before each sequence."""
     update_chunk_offsets_chunk64: torch.Tensor
-    """[N + 1]: the same with one more row a sequence, as context-parallel state updates store them."""
+    """[N + 1]: the same with one more row a sequence, as context-parallel updates are stored."""
     final_chunk_indices_chunk64: torch.Tensor
     """[N]: last row of each sequence in that storage."""
     chunk_indices_large_block: torch.Tensor
@@ -123,7 +123,7 @@ class GDNChunkedPrefillMetadata:
 
     @cached_property
     def layout(self) -> ChunkLayout:
-        """The tables as gather indices, for the PyTorch kernels on CPU. Made at most once a step."""
+        """The tables as gather indices, for the CPU's PyTorch kernels. Made at most once a step."""
         return ChunkLayout.from_tables(
             self.cu_seqlens, self.chunk_indices_chunk64, self.chunk_offsets_chunk64, CHUNK_SIZE
         )
@@ -131,7 +131,7 @@ class GDNChunkedPrefillMetadata:
 
 @dataclass(frozen=True, eq=False)
 class GDNCausalConv1dHostMetadata:
-    """Arguments of the causal convolution over the prefill sequences, one KV cache group, on the host.
+    """Host arguments of the causal convolution over the prefill sequences, one KV cache group.
 
     Made from the runner's host block table and lengths: nothing is copied back from the device.
     """
@@ -146,7 +146,7 @@ class GDNCausalConv1dHostMetadata:
 
 @dataclass(frozen=True, eq=False)
 class GDNPrefillFallbackMeta:
-    """What a GDN layer's prefill needs of its step: chunk tables (shared) and convolution arguments."""
+    """What a GDN layer's prefill needs of its step."""
 
     chunk: GDNChunkedPrefillMetadata
     causal_conv1d: GDNCausalConv1dHostMetadata
@@ -195,6 +195,6 @@ def require_prefill_meta(
             field=f"{field}.chunk.cu_seqlens",
             found=f"{meta.chunk.num_seqs} sequences, {meta.chunk.num_tokens} tokens",
             expected=f"{num_seqs} sequences, {num_tokens} tokens",
-            cause="the batch was changed after its metadata was built; padding belongs to the builder",
+            cause="the batch was changed after its metadata was built; padding is the builder's",
         )
     return meta

@@ -28,7 +28,7 @@ def cumsum_block_size(num_value_heads: int) -> int:
 
 
 def max_rows(num_seqs: int, num_tokens: int, block_size: int) -> int:
-    """Most (sequence, block) rows that up to ``num_seqs`` sequences of together ``num_tokens`` can need.
+    """Most (sequence, block) rows of up to ``num_seqs`` sequences, ``num_tokens`` in all.
 
     One row a sequence, then one more for every ``block_size`` further tokens.
     """
@@ -40,9 +40,10 @@ def max_rows(num_seqs: int, num_tokens: int, block_size: int) -> int:
 class TableLayout:
     """Fixed places of a step's tables in one packed int32 buffer, sized for the largest step.
 
-    Addresses depend on the configuration alone, never on the step. Rows past a step's own are defined:
-    offsets repeat their last value, so that sequences past the last are empty; (sequence, block) rows
-    name the sequence past the capacity, which is always empty; state indices are the null block.
+    Addresses depend on the configuration alone, never on the step. Rows past a step's own are
+    defined: offsets repeat their last value, so that sequences past the last are empty; (sequence,
+    block) rows name the sequence past the capacity, which is always empty; state indices are the
+    null block.
 
     Args:
         max_seqs: Most sequences a step (``max_num_seqs``).

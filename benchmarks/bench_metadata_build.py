@@ -3,10 +3,11 @@
 
     benchmarks/bench_metadata_build.py [--rounds 9] [--json FILE]
 
-One step is three builds, one for each KV cache group of GDN layers that Qwen3-Next has. Ours includes
-opening and closing the step and taking a slot from the pool. Both sides get the same batches, one round
-of each in turn; the figures are medians over the rounds. Both run on CPU tensors, so neither pays for
-copies to a device: on a device vLLM pays for 4 to 11 copies a build, ours for one a step.
+One step is three builds, one for each KV cache group of GDN layers that Qwen3-Next has. Ours
+includes opening and closing the step and taking a slot from the pool. Both sides get the same
+batches, one round of each in turn; the figures are medians over the rounds. Both run on CPU
+tensors, so neither pays for copies to a device: on a device vLLM pays for 4 to 11 copies a build,
+ours for one a step.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from time import perf_counter_ns
 import torch
 from rich.console import Console
 from rich.table import Table
+
 from workloads import GROUPS, WORKLOADS, Ours, Side, Theirs, Workload
 
 STEPS_PER_ROUND = 20

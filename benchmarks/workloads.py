@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches as vLLM's model runner hands them to the GDN metadata builders, and both sides' builders."""
+"""Batches as vLLM's model runner makes them, and both sides' GDN metadata builders."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Workload:
-    """One step: per request, tokens of this step, tokens of earlier steps, draft tokens (-1: none)."""
+    """One step: for each request its tokens, those of earlier steps, its drafts (-1: none)."""
 
     name: str
     lengths: list[int]
@@ -84,10 +84,10 @@ class Batch:
             }
 
     def common_metadata(self) -> list[CommonAttentionMetadata]:
-        """One step's metadata for each group, as vLLM 0.23.0's ``_build_attention_metadata`` makes it.
+        """One step's metadata for each group, as vLLM's ``_build_attention_metadata`` makes it.
 
-        Fresh slices each step, which the groups share: vLLM's table helpers cache by tensor identity,
-        so reusing the tensors of an earlier step would spare vLLM work that it has to do.
+        Fresh slices each step, which the groups share: vLLM's table helpers cache by tensor
+        identity, so reusing the tensors of an earlier step would spare vLLM work that it has to do.
         """
         requests = len(self.workload.lengths)
         base = CommonAttentionMetadata(
@@ -184,7 +184,8 @@ class Ours(Side):
         )
         stats = GDNStats()
         tables = self.batch.block_tables
-        self.steps = GDNSteps(StepBufferPool(layout, CPU, stats), layout, lambda: tables, stats)
+        self.pool = StepBufferPool(layout, CPU, stats)
+        self.steps = GDNSteps(self.pool, layout, lambda: tables, stats)
         for group, builder in enumerate(self.builders):
             builder.bind(self.steps, group)
 

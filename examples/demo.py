@@ -155,8 +155,9 @@ def check(agreements: Sequence[Agreement], stats: dict[str, float] | None, dtype
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options(arguments)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    # A plain `kill` goes the way of Ctrl-C, so that the server is ended too.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A plain `kill` or a closed terminal goes the way of Ctrl-C, so that the server is ended too.
+    for sign in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sign, signal.default_int_handler)
     try:
         run_demo(console, options)
     except (DemoFailed, ServerError, StreamError, FileExistsError) as error:

@@ -113,6 +113,20 @@ async def _prompt_logprobs(client: openai.AsyncOpenAI, model: str, request: Requ
     ]
 
 
+async def _show_until_done(
+    console: Console, streams: Sequence[asyncio.Task[None]], requests: Sequence[Request]
+) -> None:
+    """Raises what the first stream to fail raised."""
+    pending = set(streams)
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while pending:
+            if console.is_terminal:
+                live.update(request_table(requests, console.width), refresh=True)
+            done, pending = await asyncio.wait(pending, timeout=0.2)
+            for stream in done:
+                stream.result()
+
+
 async def run_requests(
     console: Console, url: str, model: str, requests: Sequence[Request], tokens: int
 ) -> None:
@@ -120,13 +134,14 @@ async def run_requests(
     async with openai.AsyncOpenAI(
         base_url=f"{url}/v1", api_key="none", timeout=600, max_retries=0
     ) as client:
-        streams = asyncio.gather(*(_stream(client, model, r, tokens) for r in requests))
-        with Live(console=console, auto_refresh=False, transient=True) as live:
-            while not streams.done():
-                if console.is_terminal:
-                    live.update(request_table(requests, console.width), refresh=True)
-                await asyncio.wait([streams], timeout=0.2)
+        streams = [asyncio.create_task(_stream(client, model, r, tokens)) for r in requests]
+        try:
+            await _show_until_done(console, streams, requests)
+        finally:
+            # On Ctrl-C, before the client closes under them.
+            for stream in streams:
+                stream.cancel()
+            await asyncio.gather(*streams, return_exceptions=True)
         console.print(request_table(requests, console.width))
-        await streams
         with console.status("asking for the logprobs of the same prompts"):
             await asyncio.gather(*(_prompt_logprobs(client, model, r) for r in requests))

@@ -76,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
               "MODEL for a tiny random one", file=sys.stderr)  # fmt: skip
         return 2
     model = Path(options.model).resolve()
+    extra = ["--served-model-name", model.name, *extra]
     become(server_command(model, options.port, options.worker_cls, extra))
 
 

@@ -23,14 +23,15 @@ from ascend_gdn.fla.gating import fused_gdn_gating
 class StepQwenGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
     """vLLM's layer on CPU, its prefill driven by the step's metadata.
 
-    The projections, the norm and the cache are vLLM's. The recurrent state is kept as [K, V] a head,
-    as vLLM's C++ operators for CPU expect it.
+    The projections, the norm and the cache are vLLM's. The recurrent state is kept as [K, V] a
+    head, as vLLM's C++ operators for CPU expect it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # vLLM's generic path, which reaches _forward_core through a graph-splitting operator; its own
-        # CPU path (forward_cpu, 0.23.0) takes bfloat16 only and rebuilds the prefill's metadata.
+        # vLLM's generic path, which reaches _forward_core through a graph-splitting operator; its
+        # own CPU path (forward_cpu, 0.23.0) takes bfloat16 only and rebuilds the prefill's
+        # metadata.
         self._forward_method = self.forward_cuda
         self.decode_kernel = select_decode_kernel(
             activations=self.model_config.dtype,
@@ -78,7 +79,7 @@ class StepQwenGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
             self._prefill(mixed_qkv[part], b[part], a[part], core_attn_out[part], metadata, meta)
 
     def _states(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The cache as conv state [blocks, conv_dim, W - 1] and recurrent state [blocks, Hv, K, V]."""
+        """The cache: conv state [blocks, conv_dim, W - 1], recurrent state [blocks, Hv, K, V]."""
         conv_state, ssm_state = self.kv_cache
         if not is_conv_state_dim_first():
             conv_state = conv_state.transpose(-1, -2)

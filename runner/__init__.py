@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers for ``--worker-cls``, resolved when they are asked for: importing this imports no platform."""
+"""Workers for ``--worker-cls``, resolved when asked for: importing this imports no platform."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The start-up check: is the installed vLLM the one whose seams we build on?
 
-vLLM's modules are imported inside the functions: the version is checked before anything that another
-version may lack.
+vLLM's modules are imported inside the functions: the version is checked before anything that
+another version may lack.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ class StepModelRunnerMixin(Base):
             return super()._build_attention_metadata(*args, **kwargs)
 
     def bind_gdn_builders(self) -> None:
-        """Make the pool and connect every GDN builder to this runner's steps; leave others alone."""
+        """Make the pool and connect every GDN builder to the steps; leave others alone."""
         self.close_gdn_pool()
         builders = [
             (kv_cache_group, builder)

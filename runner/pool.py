@@ -34,8 +34,8 @@ class PoolSlot:
 class StepBufferPool:
     """A ring of :class:`PoolSlot`; each prefill step takes the next one.
 
-    Owned by the model runner, which closes it. A slot's contents are valid until the ring comes round
-    to it; its generation tells consumers when that has happened.
+    Owned by the model runner, which closes it. A slot's contents are valid until the ring comes
+    round to it; its generation tells consumers when that has happened.
 
     Args:
         layout: Places of the tables, sized for the largest step.

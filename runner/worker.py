@@ -65,8 +65,8 @@ class StepWorkerMixin(Base):
         raise NotImplementedError
 
     def init_device(self) -> None:
-        # vLLM's workers make their runner inside init_device (cpu_worker.py, gpu_worker.py, 0.23.0);
-        # ours takes its place before anything has been loaded into it.
+        # vLLM's workers make their runner inside init_device (cpu_worker.py, gpu_worker.py,
+        # 0.23.0); ours takes its place before anything has been loaded into it.
         super().init_device()
         if self.has_gdn_layers:
             self.model_runner = self.make_model_runner()

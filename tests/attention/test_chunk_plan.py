@@ -56,7 +56,8 @@ def assert_equal_to_reference(
     assert rows.chunk64 == len(expected["chunk_indices_chunk64"])
     assert rows.large_block == len(expected["chunk_indices_large_block"])
     assert rows.cumsum == len(expected["block_indices_cumsum"])
-    # Padding rows are defined: offsets stay at the end, block rows name the empty one past the capacity.
+    # Padding rows are defined: offsets stay at the end, block rows name the empty one past the
+    # capacity.
     for name in ("cu_seqlens", "chunk_offsets_chunk64", "update_chunk_offsets_chunk64"):
         table = getattr(tables, name)
         assert (table[len(lengths) + 1 :] == table[len(lengths)]).all(), name

@@ -136,7 +136,7 @@ def recurrent(
     return o, torch.stack(final_states)
 
 
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Root mean square of the difference, relative to that of what is expected."""
+def relative_error(found: torch.Tensor, expected: torch.Tensor, floor: float = 1e-30) -> float:
+    """Root mean square of the difference, relative to that of what is expected or to ``floor``."""
     difference = (found.double() - expected.double()).square().mean().sqrt()
-    return float(difference / expected.double().square().mean().sqrt().clamp_min(1e-30))
+    return float(difference / expected.double().square().mean().sqrt().clamp_min(floor))

@@ -73,8 +73,9 @@ def test_equals_the_recurrence(
     assert final_state.dtype == torch.float32
     expected_o, expected_state = recurrent(inputs, lengths, scale=dims[0] ** -0.5)
     bound = 2e-5 if dtype == torch.float32 else 3e-2
-    assert relative_error(o, expected_o) < bound
-    assert relative_error(final_state, expected_state) < bound
+    # A single token may read next to nothing, a query being orthogonal to its key: hence the floor.
+    assert relative_error(o, expected_o, floor=0.05) < bound
+    assert relative_error(final_state, expected_state, floor=0.05) < bound
 
 
 def test_unnormalised_keys_and_strided_inputs() -> None:

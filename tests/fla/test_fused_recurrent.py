@@ -49,7 +49,7 @@ def test_one_token_of_the_recurrence(
     )
     expected_o, expected_state = recurrent(inputs, [1] * batch, scale=0.25, normalise=normalise)
     assert o.dtype == dtype
-    assert relative_error(o, expected_o) < (1e-5 if dtype == torch.float32 else 1e-2)
+    assert relative_error(o, expected_o, floor=0.05) < (1e-5 if dtype == torch.float32 else 1e-2)
     bound = 1e-5 if state_dtype == torch.float32 else 1e-2
     assert relative_error(state[indices], expected_state) < bound
     untouched = torch.ones(batch + 3, dtype=torch.bool)

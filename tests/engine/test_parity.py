@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real vLLM engine through our CPU worker, against Hugging Face transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from demo_reference import compare, load_reference, reference_logits
+from tiny_checkpoint import TinySizes, write_checkpoint
+
+from .job import Job, run
+
+pytestmark = pytest.mark.engine
+
+# Around the chunk (64), the solve block (1216) and the token budget; the long ones need many steps.
+LENGTHS = (1, 2, 3, 63, 64, 65, 128, 200, 500, 1000, 1217, 2047, 3000)
+MIXED = {"max_num_batched_tokens": 256, "max_num_seqs": 8}
+
+MODELS = {
+    "grouped 1:2, head dim 128, MoE": TinySizes(dtype="float32"),
+    "grouped 1:1, head dim 64, dense": TinySizes(
+        dtype="float32", seed=1, key_heads=2, value_heads=2, head_dim=64, experts=0
+    ),
+    "grouped 1:3, head dim 64, MoE": TinySizes(
+        dtype="float32", seed=2, key_heads=2, value_heads=6, head_dim=64, layers=4
+    ),
+}
+
+
+def prompts_of(sizes: TinySizes) -> list[list[int]]:
+    rng = np.random.default_rng(sizes.seed)
+    return [rng.integers(3, sizes.vocab_size, length).tolist() for length in LENGTHS]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_float32_equals_transformers(name: str, tmp_path: Path):
+    sizes = MODELS[name]
+    model = write_checkpoint(tmp_path / "model", sizes)
+    prompts = prompts_of(sizes)
+    result = run(Job(str(model), prompts, engine=MIXED), tmp_path)
+
+    reference = load_reference(model)
+    agreements = [
+        compare(reference_logits(reference, prompt, tokens), prompt, tokens, logprobs)
+        for prompt, tokens, logprobs in zip(
+            prompts, result.tokens, result.prompt_logprobs, strict=True
+        )
+    ]
+    for length, agreement in zip(LENGTHS, agreements, strict=True):
+        print(f"{name}: {length} tokens: {agreement}")
+    assert max(agreement.max_difference for agreement in agreements) <= 1e-3
+    assert max(agreement.mean_difference for agreement in agreements) <= 1e-4
+    assert [agreement.greedy_matches for agreement in agreements] == [32] * len(LENGTHS)
+
+    # Every long prompt was chunked, some steps mixed prefills with decodes, and each step with a
+    # prefill was planned once for all KV cache groups of GDN layers.
+    stats = result.stats
+    assert stats["prefill_steps"] > sum(LENGTHS) / MIXED["max_num_batched_tokens"]
+    assert stats["plans_built"] == stats["prefill_steps"] < stats["steps"]
+    gdn_layers = sizes.layer_types.count("linear_attention")
+    attention_layers = sizes.layer_types.count("full_attention")
+    # vLLM forms groups of as many layers as the smaller kind has.
+    assert stats["plans_reused"] == stats["plans_built"] * (gdn_layers // attention_layers - 1)
+
+
+def test_bfloat16_is_as_close_as_the_stock_worker(tmp_path: Path):
+    sizes = TinySizes(dtype="bfloat16", seed=3)
+    model = write_checkpoint(tmp_path / "model", sizes)
+    prompts = prompts_of(sizes)
+    reference = load_reference(model)
+
+    def error(worker_cls: str) -> float:
+        folder = tmp_path / worker_cls
+        folder.mkdir()
+        job = Job(
+            str(model),
+            prompts,
+            dtype="bfloat16",
+            worker_cls=worker_cls,
+            max_tokens=1,
+            engine=MIXED,
+        )
+        result = run(job, folder)
+        differences = [
+            compare(reference_logits(reference, prompt, [0]), prompt, [0], logprobs).mean_difference
+            * (len(prompt) - 1)
+            for prompt, logprobs in zip(prompts, result.prompt_logprobs, strict=True)
+        ]
+        return sum(differences) / sum(len(prompt) - 1 for prompt in prompts)
+
+    stock, ours = error("auto"), error(Job.worker_cls)
+    print(f"mean |logprob difference| to float32: stock worker {stock:.2e}, ours {ours:.2e}")
+    assert ours <= 1.5 * stock

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runner's layer over a stub of vLLM's model runner."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
+from ascend_gdn.attention.metadata import GDNContractError
+from ascend_gdn.runner.model_runner import StepModelRunnerMixin
+from workloads import Batch, Workload, builder_arguments
+
+
+class StubRunner:
+    """As much of a vLLM model runner as the layer touches."""
+
+    def __init__(self, builders_of_groups) -> None:
+        self.device = torch.device("cpu")
+        self.max_num_reqs, self.max_num_tokens = 8, 1024
+        self.model_config = SimpleNamespace(
+            hf_text_config=SimpleNamespace(linear_num_value_heads=8)
+        )
+        self.parallel_config = SimpleNamespace(tensor_parallel_size=2)
+        self.builders_of_groups = builders_of_groups
+        self.attn_groups = []
+        self.seen = []
+        tables = [
+            SimpleNamespace(get_numpy_array=lambda group=group: np.full((8, 1), group + 10))
+            for group in range(len(builders_of_groups))
+        ]
+        self.input_batch = SimpleNamespace(block_table=tables)
+
+    def initialize_metadata_builders(self, kv_cache_config, kernel_block_sizes) -> None:
+        self.attn_groups = [
+            [SimpleNamespace(metadata_builders=builders)] for builders in self.builders_of_groups
+        ]
+
+    def _build_attention_metadata(self, action):
+        self.seen.append(self.gdn_steps.current if self.gdn_steps else None)
+        return action(self)
+
+
+class Runner(StepModelRunnerMixin, StubRunner):
+    pass
+
+
+@pytest.fixture
+def gdn_builders():
+    arguments = builder_arguments(Workload("any", [1], [1]))
+    return [StepGDNAttentionMetadataBuilder(**arguments) for _ in range(2)]
+
+
+@pytest.fixture
+def runner(mocker, gdn_builders):
+    """KV cache groups: GDN, attention, GDN."""
+    other = mocker.Mock()
+    runner = Runner([[gdn_builders[0]], [other], [gdn_builders[1]]])
+    runner.initialize_metadata_builders(None, [])
+    other.bind.assert_not_called()
+    assert not other.mock_calls
+    return runner
+
+
+def test_binds_every_gdn_builder_in_the_order_of_the_groups(runner, gdn_builders):
+    assert [builder._steps for builder in gdn_builders] == [runner.gdn_steps] * 2
+    assert [builder._group for builder in gdn_builders] == [0, 1]
+
+
+def test_opens_a_step_around_the_build_and_closes_it(runner):
+    assert runner._build_attention_metadata(lambda _: "metadata") == "metadata"
+    assert runner.seen[0] is not None
+    assert runner.gdn_steps.current is None
+    assert runner.gdn_stats.steps == 1
+
+
+def test_closes_the_step_when_the_build_raises(runner):
+    def fail(_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        runner._build_attention_metadata(fail)
+    assert runner.gdn_steps.current is None
+    runner._build_attention_metadata(lambda _: None)
+    assert runner.seen[0] is not runner.seen[1]
+
+
+def test_a_step_cannot_nest(runner):
+    with pytest.raises(GDNContractError, match="already open"):
+        runner._build_attention_metadata(lambda self: self._build_attention_metadata(lambda _: 0))
+    assert runner.gdn_steps.current is None
+
+
+def test_state_indices_come_from_the_groups_own_block_tables(runner, gdn_builders):
+    batch = Batch(Workload("prompt", [70], [0]))
+    common = batch.common_metadata()
+    first, second = runner._build_attention_metadata(
+        lambda _: [builder.build(0, common[0]) for builder in gdn_builders]
+    )
+    assert first.prefill_state_indices.tolist() == [10]
+    assert second.prefill_state_indices.tolist() == [12]
+    stats = runner.gdn_stats
+    assert (stats.prefill_steps, stats.plans_built, stats.plans_reused) == (1, 1, 1)
+    assert stats.host_ns > 0
+
+
+def test_steps_without_prefill_go_to_vllm_and_plan_nothing(runner, gdn_builders):
+    common = Batch(Workload("decode", [1, 1], [9, 9])).common_metadata()
+    metadata = runner._build_attention_metadata(lambda _: gdn_builders[0].build(0, common[0]))
+    assert (metadata.num_decodes, metadata.num_prefills) == (2, 0)
+    assert (runner.gdn_stats.steps, runner.gdn_stats.prefill_steps) == (1, 0)
+
+
+def test_setting_up_the_kv_cache_anew_closes_the_old_pool(runner, gdn_builders):
+    old = runner.gdn_pool
+    runner.initialize_metadata_builders(None, [])
+    assert runner.gdn_pool is not old
+    assert gdn_builders[0]._steps is runner.gdn_steps
+    with pytest.raises(GDNContractError, match="a closed pool"):
+        old.acquire()
+
+
+def test_a_model_without_gdn_layers_runs_as_upstream(mocker):
+    runner = Runner([[mocker.Mock()]])
+    runner.initialize_metadata_builders(None, [])
+    assert runner.gdn_pool is None
+    assert runner._build_attention_metadata(lambda _: "metadata") == "metadata"
+    assert runner.seen == [None]

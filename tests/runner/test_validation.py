@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configurations that the worker refuses before any work."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from ascend_gdn.runner.validation import has_gdn_layers, refuse_unsupported
+
+
+def config(**changes):
+    values = {
+        "mamba_cache_mode": "none",
+        "speculative_config": None,
+        "use_v2_model_runner": False,
+        "use_ubatching": False,
+        "lora_config": None,
+        "model_type": "qwen3_next",
+    } | changes
+    return SimpleNamespace(
+        cache_config=SimpleNamespace(mamba_cache_mode=values["mamba_cache_mode"]),
+        speculative_config=values["speculative_config"],
+        use_v2_model_runner=values["use_v2_model_runner"],
+        parallel_config=SimpleNamespace(use_ubatching=values["use_ubatching"]),
+        lora_config=values["lora_config"],
+        model_config=SimpleNamespace(
+            hf_text_config=SimpleNamespace(model_type=values["model_type"])
+        ),
+    )
+
+
+def test_a_plain_configuration_passes():
+    refuse_unsupported(config())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mamba_cache_mode": "all"}, "got mamba_cache_mode='all', expected 'none'"),
+        ({"mamba_cache_mode": "align"}, "--no-enable-prefix-caching"),
+        ({"speculative_config": object()}, "leave out --speculative-config"),
+        ({"use_v2_model_runner": True}, "VLLM_USE_V2_MODEL_RUNNER=0"),
+        ({"use_ubatching": True}, "leave out --enable-dbo"),
+        ({"lora_config": object()}, "leave out --enable-lora"),
+    ],
+)
+def test_refusals_say_what_to_change(changes, message):
+    with pytest.raises(ValueError, match="does not support this configuration") as caught:
+        refuse_unsupported(config(**changes))
+    assert message in str(caught.value)
+
+
+def test_all_refusals_come_at_once():
+    with pytest.raises(ValueError, match=r"mamba_cache_mode.*speculative_config"):
+        refuse_unsupported(config(mamba_cache_mode="all", speculative_config=object()))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "expected"),
+    [("qwen3_next", True), ("qwen3_5_text", True), ("qwen3_5_moe_text", True), ("llama", False)],
+)
+def test_has_gdn_layers(model_type, expected):
+    assert has_gdn_layers(config(model_type=model_type)) is expected
