@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU kernels of this package against vLLM's own, both sides in one run.
 
-    CUDA_VISIBLE_DEVICES= python benchmarks/cpu_kernels.py [--threads 2] [--rounds 15] [--cpu-time]
+    CUDA_VISIBLE_DEVICES= python benchmarks/bench_cpu_kernels.py [--threads 2] [--rounds 15] [--cpu-time]
 
 Prefill: causal convolution, then the chunk rule. Decode: convolution of one token, then the
 recurrence. The sides take turns within each round; a figure is the median over rounds. On a machine

@@ -50,24 +50,31 @@ def chunk_terms(
     v: torch.Tensor,
     g: torch.Tensor,
     beta: torch.Tensor,
-    scale: float,
+    q_scale: torch.Tensor,
+    k_scale: torch.Tensor,
     part: ChunkPart,
-    use_qk_l2norm_in_kernel: bool,
 ) -> ChunkTerms:
     """Run the stages that see one chunk at a time, for the chunks of ``part``.
 
-    Shapes are those of :func:`chunk_gated_delta_rule` without the leading 1.
+    Shapes are those of :func:`chunk_gated_delta_rule` without the leading 1; ``q_scale`` and
+    ``k_scale`` [T, Hk, 1] float32 multiply the queries and keys.
     """
-    if use_qk_l2norm_in_kernel:
-        q_chunks = part.gather_heads(q, l2norm_scale(q).mul_(scale))
-        k_chunks = part.gather_heads(k, l2norm_scale(k))
-    else:
-        q_chunks, k_chunks = part.gather_heads(q).mul_(scale), part.gather_heads(k)
+    q_chunks, k_chunks = part.gather_heads(q, q_scale), part.gather_heads(k, k_scale)
     v_chunks, beta_chunks = part.gather_heads(v), part.gather_gate(beta)
     decay = chunk_local_cumsum(g, part)
     a_inverse = solve_tril(chunk_scaled_dot_kkt_fwd(k_chunks, beta_chunks, decay))
     w, u = recompute_w_u_fwd(k_chunks, v_chunks, beta_chunks, decay, a_inverse)
     return ChunkTerms(q_chunks, k_chunks, decay, keys_to_chunk_end(k_chunks, decay), w, u)
+
+
+def query_key_scales(
+    q: torch.Tensor, k: torch.Tensor, scale: float, use_qk_l2norm_in_kernel: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the factors [T, Hk, 1] float32 of ``q`` and ``k`` [T, Hk, K]."""
+    if use_qk_l2norm_in_kernel:
+        return l2norm_scale(q).mul_(scale), l2norm_scale(k)
+    ones = torch.ones(*k.shape[:2], 1)
+    return ones * scale, ones
 
 
 def chunk_gated_delta_rule(
@@ -86,8 +93,7 @@ def chunk_gated_delta_rule(
 
     Args:
         q, k: [1, T, Hk, K] bfloat16 or float32, CPU; any strides with a dense last dimension.
-        v: [1, T, Hv, V], same dtype; Hv is a multiple of Hk, value head h reads key head h // (Hv /
-            Hk).
+        v: [1, T, Hv, V], same dtype; value head h reads key head h // (Hv / Hk).
         g: [1, T, Hv] float32: log decay, at most 0.
         beta: [1, T, Hv]: in 0..1.
         scale: Of the queries; K ** -0.5 in Qwen3-Next.
@@ -108,6 +114,7 @@ def chunk_gated_delta_rule(
     layout = meta.chunk.layout
     key_heads, (value_heads, value_dim) = k.shape[2], v.shape[2:]
     group = value_heads // key_heads
+    q_scale, k_scale = query_key_scales(q[0], k[0], scale, use_qk_l2norm_in_kernel)
     o = v.new_empty(layout.num_chunks, layout.chunk_size, value_heads, value_dim)
     final_state = torch.empty_like(initial_state)
     heads_at_once = max(1, min(key_heads, _PAIRS_AT_ONCE // (layout.num_seqs * group)))
@@ -119,7 +126,7 @@ def chunk_gated_delta_rule(
         state = layout.by_wave(initial_state[:, values])
         for part in layout.parts(max(1, _PAIRS_AT_ONCE // (heads_at_once * group))):
             terms = chunk_terms(
-                own_q, own_k, own_v, own_g, own_beta, scale, part, use_qk_l2norm_in_kernel
+                own_q, own_k, own_v, own_g, own_beta, q_scale[:, keys], k_scale[:, keys], part
             )
             h, v_new = chunk_gated_delta_rule_fwd_h(
                 terms.k_end, terms.w, terms.u, terms.decay, state, part

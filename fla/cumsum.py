@@ -20,8 +20,7 @@ class ChunkDecay:
     """
 
     from_start: torch.Tensor
-    """[NC, Hv, C]: from the chunk's start to each token; the last one is that of the whole
-    chunk."""
+    """[NC, Hv, C]: from the chunk's start to each token; the last is the whole chunk's."""
     to_end: torch.Tensor
     """[NC, Hv, C]: from each token to the chunk's end."""
     pairwise: torch.Tensor

@@ -154,8 +154,8 @@ class StepQwenGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
         )
         q, k, v = self._heads(mixed_qkv)
         g, beta = fused_gdn_gating(self.A_log, a, b, self.dt_bias)
-        initial_state = ssm_state[state_indices].float()
-        initial_state[~has_initial_state] = 0
+        initial_state = ssm_state.index_select(0, state_indices).float()
+        initial_state.masked_fill_(~has_initial_state.view(-1, 1, 1, 1), 0.0)
         o, final_state = chunk_gated_delta_rule(
             q,
             k,
@@ -168,5 +168,5 @@ class StepQwenGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
             layer=self.prefix,
             use_qk_l2norm_in_kernel=True,
         )
-        ssm_state[state_indices] = final_state.to(ssm_state.dtype)
+        ssm_state.index_copy_(0, state_indices.long(), final_state.to(ssm_state.dtype))
         out.copy_(o.squeeze(0))

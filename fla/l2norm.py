@@ -13,8 +13,3 @@ def l2norm_scale(x: torch.Tensor, eps: float = L2NORM_EPS) -> torch.Tensor:
     """Return [..., 1] float32: the factor that gives each row of ``x`` [..., D] unit length."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     return norm.mul_(norm).add_(eps).rsqrt_()
-
-
-def l2norm_fwd(x: torch.Tensor, eps: float = L2NORM_EPS) -> torch.Tensor:
-    """Return ``x`` [..., D] with rows of unit length, in ``x``'s dtype, computed in float32."""
-    return (x * l2norm_scale(x, eps)).to(x.dtype)

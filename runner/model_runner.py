@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 else:
     Base = object
 
-logger = init_logger(__name__)
+logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
 
 
 class StepModelRunnerMixin(Base):

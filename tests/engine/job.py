@@ -40,13 +40,14 @@ class Result:
     tokens: list[list[int]]
     prompt_logprobs: list[list[float]]
     stats: dict[str, float]
+    log: str = ""
 
 
 def run(job: Job, folder: Path, timeout: float = 600) -> Result:
     """Run ``job`` in a new process; raises ``AssertionError`` with its output if it fails."""
     process = start(job, folder, timeout)
     assert process.returncode == 0, f"the engine failed:\n{process.stdout[-6000:]}"
-    return Result(**json.loads((folder / "result.json").read_text()))
+    return Result(**json.loads((folder / "result.json").read_text()), log=process.stdout)
 
 
 def start(job: Job, folder: Path, timeout: float = 600) -> subprocess.CompletedProcess[str]:
@@ -106,7 +107,9 @@ def main(job_file: str, result_file: str) -> None:
         ],
         stats={} if job.worker_cls == "auto" else llm.collective_rpc("gdn_stats")[0],
     )
-    Path(result_file).write_text(json.dumps(asdict(result)))
+    values = asdict(result)
+    del values["log"]  # the parent has it
+    Path(result_file).write_text(json.dumps(values))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ascend_gdn.fla.chunk import chunk_gated_delta_rule, chunk_terms
+from ascend_gdn.fla.chunk import chunk_gated_delta_rule, chunk_terms, query_key_scales
 from ascend_gdn.fla.chunk_delta_h import chunk_gated_delta_rule_fwd_h
 from ascend_gdn.fla.chunk_delta_hupdate import chunk_gated_delta_rule_fwd_hupdate
 from ascend_gdn.fla.chunk_o import chunk_fwd_o
@@ -54,8 +54,9 @@ def test_split_over_ranks_equals_unsplit(lengths: list[int], ranks: int, start: 
         )
         chunk = make_meta(own).chunk
         layout = chunk.layout
-        own_inputs = (x[0, tokens] for x in (inputs.q, inputs.k, inputs.v, inputs.g, inputs.beta))
-        terms = chunk_terms(*own_inputs, SCALE, layout.whole(), True)
+        own_inputs = [x[0, tokens] for x in (inputs.q, inputs.k, inputs.v, inputs.g, inputs.beta)]
+        scales = query_key_scales(*own_inputs[:2], SCALE, use_qk_l2norm_in_kernel=True)
+        terms = chunk_terms(*own_inputs, *scales, layout.whole())
         state = layout.by_wave(assumed)
         h, v_new = chunk_gated_delta_rule_fwd_h(
             terms.k_end, terms.w, terms.u, terms.decay, state, layout.whole()
