@@ -11,7 +11,7 @@ export VLLM_CPU_KVCACHE_SPACE ?= 1
 export VLLM_NO_USAGE_STATS := 1
 export HF_HUB_OFFLINE := 1
 # vLLM compiles its random sampler even with --enforce-eager, which asks for a C++ compiler and takes
-# a minute of each start. `make bench` measures with it.
+# a minute of each start.
 export TORCH_COMPILE_DISABLE ?= 1
 
 .PHONY: help setup demo serve test unit lint format bench requirements clean
@@ -45,7 +45,7 @@ format: setup ## let ruff put the sources in order
 
 bench: setup ## all benchmarks, each measuring upstream and us in one run
 	@set -e; for each in benchmarks/bench_*.py; do \
-		echo "== $$each"; env -u TORCH_COMPILE_DISABLE .venv/bin/python $$each $(ARGS); done
+		echo "== $$each"; .venv/bin/python $$each; done
 
 # Pins that still fit are kept; delete a line from the .txt to let that package move.
 UV = $(if $(wildcard .cache/uv/bin/uv),.cache/uv/bin/uv,uv) pip compile --quiet --no-header \

@@ -35,6 +35,8 @@ class BatchSplit:
     non_spec: Requests
     """D + N requests, the decodes first."""
     num_decodes: int
+    num_tokens: int
+    """Of all requests."""
     spec: Requests | None = None
     """S requests that verify draft tokens; None without any."""
     spec_mask: np.ndarray | None = None
@@ -45,13 +47,13 @@ class BatchSplit:
         return len(self.non_spec) - self.num_decodes
 
     @cached_property
-    def num_prefill_tokens(self) -> int:
-        # A decode is one token, so the prefills have the rest.
-        return int(self.non_spec.lengths.sum()) - self.num_decodes
-
-    @cached_property
     def num_spec_tokens(self) -> int:
         return 0 if self.spec is None else int(self.spec.lengths.sum())
+
+    @property
+    def num_prefill_tokens(self) -> int:
+        # A decode is one token, so the prefills have the rest.
+        return self.num_tokens - self.num_decodes - self.num_spec_tokens
 
 
 def split_batch(
@@ -72,18 +74,19 @@ def split_batch(
             do not speculate; None without speculative decoding.
     """
     lengths = query_start_loc[1:] - query_start_loc[:-1]
+    num_tokens = int(query_start_loc[-1])
     if draft_tokens is not None and (draft_tokens > 0).any():
         spec_mask = draft_tokens >= 0
         spec = _requests(spec_mask, lengths, seq_lens)
-        return BatchSplit(_requests(~spec_mask, lengths, seq_lens), 0, spec, spec_mask)
-    if lengths.all():
+        return BatchSplit(_requests(~spec_mask, lengths, seq_lens), 0, num_tokens, spec, spec_mask)
+    if np.count_nonzero(lengths) == len(lengths):
         requests = Requests(slice(0, len(lengths)), lengths, seq_lens - lengths)
     else:
         requests = _requests(True, lengths, seq_lens)
     prefills = (requests.lengths > 1) | (requests.context_lens == 0)
     first = int(prefills.argmax()) if len(prefills) else 0
     none = not len(prefills) or not prefills[first]
-    return BatchSplit(requests, len(requests) if none else first)
+    return BatchSplit(requests, len(requests) if none else first, num_tokens)
 
 
 def _requests(chosen: np.ndarray | bool, lengths: np.ndarray, seq_lens: np.ndarray) -> Requests:

@@ -95,7 +95,7 @@ class StepPlan:
 def check_capacity(split: BatchSplit, layout: TableLayout) -> None:
     """Raise :class:`GDNContractError` if the step is larger than the pool was made for."""
     seqs = len(split.non_spec) + (0 if split.spec is None else len(split.spec))
-    tokens = split.num_decodes + split.num_prefill_tokens + split.num_spec_tokens
+    tokens = split.num_tokens
     if seqs > layout.max_seqs or tokens > layout.max_tokens:
         raise GDNContractError(
             layer="StepBufferPool",
@@ -180,7 +180,7 @@ def plan_of(slot: Slot, split: BatchSplit, rows: TableRows) -> StepPlan:
             query_start_loc=tables.spec_query_start_loc[: len(split.spec) + 1],
             rows=tables.spec_rows[: len(split.spec)],
             sequence_masks=tables.spec_sequence_masks[: len(split.spec_mask)],
-            token_indx=tables.token_indx[: split.num_prefill_tokens + split.num_spec_tokens],
+            token_indx=tables.token_indx[: split.num_tokens],
         )
     return StepPlan(
         split=split,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU kernels of this package against vLLM's own, both sides in one run.
 
-    CUDA_VISIBLE_DEVICES= python benchmarks/bench_cpu_kernels.py [--threads 2] [--rounds 15] [--cpu-time]
+    benchmarks/bench_cpu_kernels.py [--threads 2] [--rounds 15] [--cpu-time]
 
 Prefill: causal convolution, then the chunk rule. Decode: convolution of one token, then the
 recurrence. The sides take turns within each round; a figure is the median over rounds. On a machine
@@ -15,9 +15,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from vllm import _custom_ops as ops
 from vllm.model_executor.layers.mamba.ops.cpu.causal_conv1d import (
@@ -25,16 +23,10 @@ from vllm.model_executor.layers.mamba.ops.cpu.causal_conv1d import (
     causal_conv1d_update_torch,
 )
 
-from ascend_gdn.attention.metadata import (
-    CHUNK_SIZE,
-    LARGE_BLOCK_SIZE,
-    GDNCausalConv1dHostMetadata,
-    GDNChunkedPrefillMetadata,
-    GDNPrefillFallbackMeta,
-)
 from ascend_gdn.fla.causal_conv1d import causal_conv1d_fn, causal_conv1d_update
 from ascend_gdn.fla.chunk import chunk_gated_delta_rule
 from ascend_gdn.fla.fused_sigmoid_gating import select_decode_kernel
+from workloads import Ours, prefills
 
 HEAD_DIM = 128
 WIDTH = 4
@@ -50,47 +42,6 @@ PREFILL_SHAPES = (
     (16, 32, 1, 256),
 )
 DECODE_SHAPES = ((2, 4, 16), (2, 4, 1), (16, 32, 16))
-
-
-@dataclass(frozen=True)
-class OneUse:
-    """A slot that is never taken again."""
-
-    generation: int = 0
-
-
-def uniform_meta(num_seqs: int, length: int) -> GDNPrefillFallbackMeta:
-    """Return the metadata of ``num_seqs`` prompts of ``length`` tokens."""
-
-    def table(array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array.astype(np.int32))
-
-    def pairs(size: int) -> torch.Tensor:
-        count = -(-length // size)
-        seq, chunk = np.divmod(np.arange(num_seqs * count), count)
-        return table(np.stack((seq, chunk), axis=1))
-
-    seqs = np.arange(num_seqs + 1, dtype=np.int32)
-    chunks = -(-length // CHUNK_SIZE)
-    return GDNPrefillFallbackMeta(
-        chunk=GDNChunkedPrefillMetadata(
-            cu_seqlens=table(seqs * length),
-            chunk_indices_chunk64=pairs(CHUNK_SIZE),
-            chunk_offsets_chunk64=table(seqs * chunks),
-            update_chunk_offsets_chunk64=table(seqs * (chunks + 1)),
-            final_chunk_indices_chunk64=table(seqs[1:] * (chunks + 1) - 1),
-            chunk_indices_large_block=pairs(LARGE_BLOCK_SIZE),
-            block_indices_cumsum=pairs(CHUNK_SIZE),
-            cu_seqlens_cpu=seqs * length,
-        ),
-        causal_conv1d=GDNCausalConv1dHostMetadata(
-            query_start_loc_cpu=seqs * length,
-            cache_indices_cpu=seqs[:-1],
-            has_initial_state_cpu=np.zeros(num_seqs, dtype=bool),
-        ),
-        slot=OneUse(),
-        generation=0,
-    )
 
 
 Clock = Callable[[], float]
@@ -126,7 +77,9 @@ def prefill_sides(
     state = torch.zeros(num_seqs, value_heads, HEAD_DIM, HEAD_DIM)
     indices = torch.arange(num_seqs, dtype=torch.int32)
     fresh = torch.zeros(num_seqs, dtype=torch.bool)
-    meta = uniform_meta(num_seqs, length)
+    builders = Ours(prefills("uniform", [length] * num_seqs))
+    step = builders.step(builders.batch.common_metadata())[0]
+    meta = step.non_spec_prefill_fallback_meta
     layout, cu_seqlens = meta.chunk.layout, meta.chunk.cu_seqlens
 
     def our_conv() -> object:

@@ -19,6 +19,7 @@ class StepCPUModelRunner(StepModelRunnerMixin, CPUModelRunner):
 class CPUWorker(StepWorkerMixin, VllmCPUWorker):
     """``--worker-cls ascend_gdn.runner.CPUWorker``."""
 
+    device_type = "cpu"
     gdn_layer_cls = StepQwenGatedDeltaNetAttention
 
     def make_model_runner(self) -> StepCPUModelRunner:

@@ -38,9 +38,7 @@ class GDNStep:
         check_capacity(split, self._layout)
         slot = self._pool.acquire()
         rows = fill_slot(slot, split, query_start_loc, self._block_tables(), align_block_size)
-        num_token_indx = 0
-        if split.spec is not None:
-            num_token_indx = split.num_prefill_tokens + split.num_spec_tokens
+        num_token_indx = 0 if split.spec is None else split.num_tokens
         self._pool.publish(slot, self._layout.num_fixed + num_token_indx)
         self._stats.prefill_steps += 1
         self._stats.plans_built += 1

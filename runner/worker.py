@@ -3,20 +3,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.model_executor.custom_op import PluggableLayer, op_registry_oot
 from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
+from vllm.platforms import current_platform
 
 from ascend_gdn.runner.compat import check_seams, check_version, vllm_seams
+from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from ascend_gdn.runner.validation import has_gdn_layers, refuse_unsupported
 
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu_worker import Worker as Base
-
-    from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 else:
     Base = object
 
@@ -40,15 +40,27 @@ def register_gdn_layer(layer_cls: type[QwenGatedDeltaNetAttention]) -> None:
         )
 
 
+def check_platform(expected: str, found: str) -> None:
+    """Raise ``RuntimeError`` if the worker is started on another platform than its own."""
+    if found != expected:
+        raise RuntimeError(
+            f"ascend-gdn: got vLLM on {found!r}, expected {expected!r}: this --worker-cls is for "
+            f"{expected}. Choose the worker of your platform, or leave --worker-cls out."
+        )
+
+
 class StepWorkerMixin(Base):
     """Put it before a vLLM worker in the bases and name the layer and how to make the runner."""
 
-    gdn_layer_cls: type[QwenGatedDeltaNetAttention]
+    device_type: ClassVar[str]
+    """The platform that the worker is for."""
+    gdn_layer_cls: ClassVar[type[QwenGatedDeltaNetAttention]]
     """The GDN layer of the platform."""
 
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
         check_version()
         check_seams(vllm_seams())
+        check_platform(self.device_type, current_platform.device_type)
         self.has_gdn_layers = has_gdn_layers(vllm_config)
         if self.has_gdn_layers:
             refuse_unsupported(vllm_config)
@@ -73,11 +85,11 @@ class StepWorkerMixin(Base):
 
     def gdn_stats(self) -> dict[str, float]:
         """What the worker did since it started, for ``collective_rpc``: see ``GDNStats``."""
-        if not self.has_gdn_layers:
+        if not isinstance(self.model_runner, StepModelRunnerMixin):
             return {}
         return self.model_runner.gdn_stats.as_dict()
 
     def shutdown(self) -> None:
-        if self.has_gdn_layers and self.model_runner is not None:
+        if isinstance(self.model_runner, StepModelRunnerMixin):
             self.model_runner.close_gdn_pool()
         super().shutdown()

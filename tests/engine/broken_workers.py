@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import torch
+
 from ascend_gdn.attention.builder import StepGDNAttentionMetadata
 from ascend_gdn.runner.cpu import CPUWorker, StepCPUModelRunner
 

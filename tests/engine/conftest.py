@@ -4,6 +4,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tiny_checkpoint import TinySizes, write_checkpoint
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from demo_reference import compare, load_reference, reference_logits
 from tiny_tokenizer import tiny_tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from .job import Job, run, start
 

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's layer over a stub of vLLM's worker."""
+
+from __future__ import annotations
+
+import pytest
+from vllm.model_executor.custom_op import op_registry_oot
+
+from ascend_gdn.fla.gdn import StepQwenGatedDeltaNetAttention
+from ascend_gdn.runner import worker as module
+from ascend_gdn.runner.model_runner import StepModelRunnerMixin
+from ascend_gdn.runner.stats import GDNStats
+from ascend_gdn.runner.worker import StepWorkerMixin, check_platform, register_gdn_layer
+
+from .test_validation import config
+
+NAME = "QwenGatedDeltaNetAttention"
+
+
+class StubWorker:
+    def __init__(self, vllm_config) -> None:
+        self.vllm_config = vllm_config
+        self.model_runner = None
+        self.ended = False
+
+    def init_device(self) -> None:
+        self.model_runner = "vLLM's"
+
+    def shutdown(self) -> None:
+        self.ended = True
+
+
+class StubRunner(StepModelRunnerMixin):
+    def __init__(self) -> None:
+        self.gdn_stats = GDNStats(steps=3, host_ns=2500)
+        self.gdn_pool = None
+
+
+class Worker(StepWorkerMixin, StubWorker):
+    device_type = "cpu"
+    gdn_layer_cls = StepQwenGatedDeltaNetAttention
+
+    def make_model_runner(self):
+        return StubRunner()
+
+
+@pytest.fixture
+def registry(mocker):
+    """The registry of out-of-tree layers, as it was before, once the test is over."""
+    mocker.patch.dict(op_registry_oot, clear=True)
+    return op_registry_oot
+
+
+def named_config(**changes):
+    vllm_config = config(**changes)
+    vllm_config.model_config.model = "some/model"
+    return vllm_config
+
+
+def test_a_gdn_model_gets_our_layer_and_runner(registry):
+    worker = Worker(named_config())
+    assert registry[NAME] is StepQwenGatedDeltaNetAttention
+    worker.init_device()
+    assert isinstance(worker.model_runner, StubRunner)
+    assert worker.gdn_stats()["steps"] == 3
+    assert worker.gdn_stats()["host_us"] == 2.5
+    worker.shutdown()
+    assert worker.ended
+
+
+def test_another_model_is_left_to_vllm(registry):
+    worker = Worker(named_config(model_type="llama", speculative_config=object()))
+    worker.init_device()
+    assert worker.model_runner == "vLLM's"
+    assert NAME not in registry
+    assert worker.gdn_stats() == {}
+    worker.shutdown()
+    assert worker.ended
+
+
+def test_a_refused_option_stops_before_anything_is_registered(registry):
+    with pytest.raises(ValueError, match="--speculative-config"):
+        Worker(named_config(speculative_config=object()))
+    assert NAME not in registry
+
+
+def test_the_stack_is_checked_first(mocker, registry):
+    mocker.patch.object(module, "check_seams", side_effect=RuntimeError("stop"))
+    with pytest.raises(RuntimeError, match="stop"):
+        Worker(named_config())
+    assert NAME not in registry
+
+
+def test_registering_twice_is_harmless_and_a_rival_is_named(registry):
+    register_gdn_layer(StepQwenGatedDeltaNetAttention)
+    register_gdn_layer(StepQwenGatedDeltaNetAttention)
+    registry[NAME] = StubRunner
+    with pytest.raises(RuntimeError, match=r"StubRunner registered for .*VLLM_PLUGINS"):
+        register_gdn_layer(StepQwenGatedDeltaNetAttention)
+
+
+def test_another_platform_is_refused():
+    check_platform("cpu", "cpu")
+    with pytest.raises(RuntimeError, match="got vLLM on 'cuda', expected 'cpu'"):
+        check_platform("cpu", "cuda")
