@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from vllm.forward_context import get_forward_context
+from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 from vllm.model_executor.layers.mamba.mamba_utils import is_conv_state_dim_first
 from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
@@ -18,6 +19,21 @@ from ascend_gdn.fla.causal_conv1d import causal_conv1d_fn, causal_conv1d_update
 from ascend_gdn.fla.chunk import chunk_gated_delta_rule
 from ascend_gdn.fla.fused_sigmoid_gating import select_decode_kernel
 from ascend_gdn.fla.gating import fused_gdn_gating
+
+_NORM_ROWS = 1024
+"""Rows of the gated norm at a time. Its float32 temporaries then stay in cache; at the size of a
+whole prefill each is fresh memory, and the norm takes several times as long."""
+
+
+class PlainConvWeights(UnquantizedLinearMethod):
+    """Leaves the convolution's weights as they were loaded: [conv_dim, 1, W].
+
+    vLLM packs them for its own operator on CPUs with AMX (``dispatch_cpu_unquantized_gemm`` in
+    model_executor/layers/utils.py, 0.23.0), which ours cannot read.
+    """
+
+    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+        pass
 
 
 class StepQwenGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
@@ -33,6 +49,7 @@ class StepQwenGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
         # own CPU path (forward_cpu, 0.23.0) takes bfloat16 only and rebuilds the prefill's
         # metadata.
         self._forward_method = self.forward_cuda
+        self.conv1d.quant_method = PlainConvWeights()
         self.decode_kernel = select_decode_kernel(
             activations=self.model_config.dtype,
             state=self.get_state_dtype()[1],
@@ -77,6 +94,25 @@ class StepQwenGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
                 num_seqs=metadata.num_prefills,
             )
             self._prefill(mixed_qkv[part], b[part], a[part], core_attn_out[part], metadata, meta)
+
+    def _output_projection(
+        self, core_attn_out: torch.Tensor, z: torch.Tensor, output: torch.Tensor, num_tokens: int
+    ) -> None:
+        """vLLM's own, the norm some rows at a time.
+
+        Args:
+            core_attn_out: [tokens, value heads, V]; overwritten.
+            z: [tokens, value heads, V], the gate.
+            output: [>= num_tokens, hidden], written.
+            num_tokens: Rows of ``output`` to write.
+        """
+        if torch.compiler.is_compiling():  # fuses the norm itself
+            super()._output_projection(core_attn_out, z, output, num_tokens)
+            return
+        rows = core_attn_out.view(-1, self.head_v_dim).split(_NORM_ROWS)
+        for part, gate in zip(rows, z.reshape(-1, self.head_v_dim).split(_NORM_ROWS), strict=True):
+            part.copy_(self.norm(part, gate))
+        output[:num_tokens], _ = self.out_proj(core_attn_out.flatten(-2))
 
     def _states(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The cache: conv state [blocks, conv_dim, W - 1], recurrent state [blocks, Hv, K, V]."""

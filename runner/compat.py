@@ -66,6 +66,7 @@ def vllm_seams() -> tuple[Seam, ...]:
         Seam(PluggableLayer.register_oot, ("_decorated_layer_cls", "name")),
         Seam(Layer.forward_cuda, ("self", "hidden_states", "output")),
         Seam(Layer._forward_core, ("self", "mixed_qkv", "b", "a", "core_attn_out")),
+        Seam(Layer._output_projection, ("self", "core_attn_out", "z", "output", "num_tokens")),
         Seam(
             Builder.build,
             (

@@ -38,7 +38,7 @@ def test_a_broken_contract_fails_the_request(worker, expected, small_model: Path
     job = Job(
         str(small_model),
         PROMPTS,
-        worker_cls=f"broken_workers.{worker}",
+        worker_cls=f"changed_workers.{worker}",
         engine={"max_num_batched_tokens": 64, "max_num_seqs": 2},
     )
     process = start(job, tmp_path)

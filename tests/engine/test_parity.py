@@ -67,6 +67,20 @@ def test_float32_equals_transformers(name: str, tmp_path: Path):
     assert stats["plans_reused"] == stats["plans_built"] * (gdn_layers // attention_layers - 1)
 
 
+def test_float32_on_a_cpu_with_amx(small_model: Path, tmp_path: Path):
+    # vLLM repacks the convolution's weights there; its operators for AMX take bfloat16 only, so in
+    # float32 nothing else changes and any CPU can run this.
+    prompts = [list(range(3, 203)), list(range(5, 10))]
+    job = Job(str(small_model), prompts, worker_cls="changed_workers.AmxWorker", max_tokens=8)
+    result = run(job, tmp_path)
+    reference = load_reference(small_model)
+    for prompt, tokens, logprobs in zip(
+        prompts, result.tokens, result.prompt_logprobs, strict=True
+    ):
+        logits = reference_logits(reference, prompt, tokens)
+        assert compare(logits, prompt, tokens, logprobs).failure(1e-3) is None
+
+
 def test_bfloat16_is_as_close_as_the_stock_worker(tmp_path: Path):
     sizes = TinySizes(dtype="bfloat16", seed=3)
     model = write_checkpoint(tmp_path / "model", sizes)

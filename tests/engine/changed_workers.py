@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workers that break the contract in one way each, to see the engine refuse to go on."""
+"""Workers that change one thing each: most break the contract, and the engine must not go on."""
 
 from __future__ import annotations
 
@@ -43,3 +43,11 @@ class DroppingWorker(CPUWorker):
 class ReplayingWorker(CPUWorker):
     def make_model_runner(self):
         return ReplayingRunner(self.vllm_config, torch.device("cpu"))
+
+
+class AmxWorker(CPUWorker):
+    """Believes to be on a CPU with AMX from the moment on that the model is loaded."""
+
+    def make_model_runner(self):
+        torch.cpu._is_amx_tile_supported = lambda: True
+        return super().make_model_runner()
