@@ -3,42 +3,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
+from vllm import _custom_ops as ops
 
 from ascend_gdn.fla.fused_recurrent import fused_recurrent_gated_delta_rule
 from ascend_gdn.fla.gating import fused_gdn_gating
 
-
-class DecodeKernel(Protocol):
-    """One decode step of B requests; q and k are normalised, queries scaled by K ** -0.5."""
-
-    def __call__(
-        self,
-        A_log: torch.Tensor,
-        dt_bias: torch.Tensor,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        a: torch.Tensor,
-        b: torch.Tensor,
-        state: torch.Tensor,
-        state_indices: torch.Tensor,
-        cu_seqlens: torch.Tensor,
-    ) -> torch.Tensor:
-        """Return the output, [1, B, Hv, V] in q's dtype.
-
-        Args:
-            A_log, dt_bias: [Hv].
-            q, k: [1, B, Hk, K], CPU.
-            v: [1, B, Hv, V], same dtype.
-            a, b: [B, Hv].
-            state: [num_blocks, Hv, K, V]; the named blocks are updated in place.
-            state_indices: [B] int32, all different.
-            cu_seqlens: [B + 1] int32, 0..B; read by the C++ operator only.
-        """
-        ...
+DecodeKernel = Callable[..., torch.Tensor]
+"""With the parameters of :func:`torch_decode_kernel`."""
 
 
 def torch_decode_kernel(
@@ -53,7 +27,20 @@ def torch_decode_kernel(
     state_indices: torch.Tensor,
     cu_seqlens: torch.Tensor,
 ) -> torch.Tensor:
-    """The :class:`DecodeKernel` of this package: any dtypes."""
+    """One decode step of B requests; q and k are normalised, queries scaled by K ** -0.5.
+
+    Args:
+        A_log, dt_bias: [Hv].
+        q, k: [1, B, Hk, K], CPU.
+        v: [1, B, Hv, V], same dtype.
+        a, b: [B, Hv].
+        state: [num_blocks, Hv, K, V]; the named blocks are updated in place.
+        state_indices: [B] int32, all different.
+        cu_seqlens: [B + 1] int32, 0..B; read by the C++ operator only.
+
+    Returns:
+        [1, B, Hv, V] in q's dtype.
+    """
     g, beta = fused_gdn_gating(A_log, a, b, dt_bias)
     scale = k.shape[-1] ** -0.5
     return fused_recurrent_gated_delta_rule(
@@ -61,27 +48,23 @@ def torch_decode_kernel(
     )
 
 
-def _cpp_decode_kernel() -> DecodeKernel:
-    from vllm import _custom_ops as ops
-
-    def cpp_decode_kernel(
-        A_log: torch.Tensor,
-        dt_bias: torch.Tensor,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        a: torch.Tensor,
-        b: torch.Tensor,
-        state: torch.Tensor,
-        state_indices: torch.Tensor,
-        cu_seqlens: torch.Tensor,
-    ) -> torch.Tensor:
-        o = ops.fused_sigmoid_gating_delta_rule_update_cpu(
-            A_log, dt_bias, q, k, v, a, b, state, state_indices, cu_seqlens, True
-        )
-        return o.transpose(0, 1)
-
-    return cpp_decode_kernel
+def cpp_decode_kernel(
+    A_log: torch.Tensor,
+    dt_bias: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    state: torch.Tensor,
+    state_indices: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+) -> torch.Tensor:
+    """The same by vLLM's C++ operator, for the dtypes of :func:`cpp_decode_supports`."""
+    o = ops.fused_sigmoid_gating_delta_rule_update_cpu(
+        A_log, dt_bias, q, k, v, a, b, state, state_indices, cu_seqlens, True
+    )
+    return o.transpose(0, 1)
 
 
 def cpp_decode_supports(
@@ -108,5 +91,5 @@ def select_decode_kernel(
 ) -> DecodeKernel:
     """Choose the decode kernel for these dtypes; called once, when a layer is made ready to run."""
     if cpp_decode_supports(activations=activations, state=state, A_log=A_log, dt_bias=dt_bias):
-        return _cpp_decode_kernel()
+        return cpp_decode_kernel
     return torch_decode_kernel

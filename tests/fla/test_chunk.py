@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from vllm import _custom_ops as ops
 
 from ascend_gdn.attention.metadata import GDNContractError, GDNPrefillFallbackMeta
 from ascend_gdn.fla.chunk import chunk_gated_delta_rule
@@ -142,7 +143,6 @@ def test_nan_stays_in_its_sequence(lengths: list[int], where: str, pick: int) ->
 
 @pytest.mark.parametrize("lengths", [[256], [65, 130, 1, 64], [64] * 4])
 def test_bf16_error_is_no_worse_than_the_stock_operators(lengths: list[int]) -> None:
-    ops = pytest.importorskip("vllm._custom_ops")
     inputs = random_inputs(
         lengths, key_heads=2, group=2, key_dim=128, value_dim=128, dtype=torch.bfloat16
     )

@@ -33,7 +33,6 @@ def test_chosen_by_dtype(
     dt_bias: torch.dtype,
     supported: bool,
 ) -> None:
-    pytest.importorskip("vllm._custom_ops")
     dtypes = {"activations": activations, "state": state, "A_log": A_log, "dt_bias": dt_bias}
     assert cpp_decode_supports(**dtypes) == supported
     assert (select_decode_kernel(**dtypes) is not torch_decode_kernel) == supported
@@ -41,7 +40,6 @@ def test_chosen_by_dtype(
 
 @pytest.mark.parametrize("A_log_dtype", [F32, BF16])
 def test_the_two_kernels_agree(A_log_dtype: torch.dtype) -> None:
-    pytest.importorskip("vllm._custom_ops")
     torch.manual_seed(0)
     batch, key_heads, value_heads, dim, blocks = 5, 2, 4, 64, 9
     kernel = select_decode_kernel(activations=BF16, state=F32, A_log=A_log_dtype, dt_bias=BF16)
