@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 
 from ascend_gdn.attention.builder import StepGDNAttentionMetadata
@@ -46,8 +48,11 @@ class ReplayingWorker(CPUWorker):
 
 
 class AmxWorker(CPUWorker):
-    """Believes to be on a CPU with AMX from the moment on that the model is loaded."""
+    """Loads the convolutions' weights as vLLM does on a CPU with AMX."""
 
-    def make_model_runner(self):
-        torch.cpu._is_amx_tile_supported = lambda: True
-        return super().make_model_runner()
+    def load_model(self, **kwargs) -> None:
+        # vLLM asks in several places; only where it would pack a convolution is the answer yes.
+        torch.cpu._is_amx_tile_supported = lambda: (
+            sys._getframe(1).f_code.co_name == "dispatch_cpu_unquantized_gemm"
+        )
+        super().load_model(**kwargs)

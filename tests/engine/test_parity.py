@@ -67,9 +67,8 @@ def test_float32_equals_transformers(name: str, tmp_path: Path):
     assert stats["plans_reused"] == stats["plans_built"] * (gdn_layers // attention_layers - 1)
 
 
-def test_float32_on_a_cpu_with_amx(small_model: Path, tmp_path: Path):
-    # vLLM repacks the convolution's weights there; its operators for AMX take bfloat16 only, so in
-    # float32 nothing else changes and any CPU can run this.
+def test_convolution_weights_on_a_cpu_with_amx(small_model: Path, tmp_path: Path):
+    # vLLM packs them there, for an operator of its own.
     prompts = [list(range(3, 203)), list(range(5, 10))]
     job = Job(str(small_model), prompts, worker_cls="changed_workers.AmxWorker", max_tokens=8)
     result = run(job, tmp_path)
