@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ascend_gdn.attention.batch_split import split_batch
 from ascend_gdn.attention.chunk_plan import fill_chunk_tables
 from ascend_gdn.attention.table_layout import TableLayout, Tables, cumsum_block_size
 
@@ -74,20 +75,39 @@ def assert_equal_to_reference(
 @given(
     lengths=st.lists(
         st.one_of(
-            st.integers(1, 300),
-            st.sampled_from([1, 63, 64, 65, 128, 1215, 1216, 1217, 2432]),
+            st.integers(0, 300),
+            st.sampled_from([0, 1, 63, 64, 65, 128, 1215, 1216, 1217, 2432]),
         ),
         min_size=1,
         max_size=40,
-    ),
+    ).filter(any),
     spare_seqs=st.integers(0, 5),
     spare_tokens=st.integers(0, 500),
     heads=st.sampled_from([1, 3, 4, 8, 16, 32]),
 )
-def test_random_batches(lengths, spare_seqs, spare_tokens, heads):
+def test_random_query_start_loc(lengths, spare_seqs, spare_tokens, heads):
+    """Sequences of zero length, wherever they are, leave no trace in the tables."""
     assert_equal_to_reference(
-        lengths, len(lengths) + spare_seqs, sum(lengths) + spare_tokens, cumsum_block_size(heads)
+        non_empty(lengths),
+        np.count_nonzero(lengths) + spare_seqs,
+        sum(lengths) + spare_tokens,
+        cumsum_block_size(heads),
     )
+
+
+def non_empty(lengths: list[int]) -> list[int]:
+    """What is left of prompts of ``lengths`` tokens once the batch is split."""
+    query_start_loc = np.cumsum([0, *lengths]).astype(np.int32)
+    split = split_batch(query_start_loc, np.array(lengths, dtype=np.int32), None)
+    assert split.num_prefills == np.count_nonzero(lengths)
+    assert split.num_prefill_tokens == sum(lengths)
+    return split.non_spec.lengths.tolist()
+
+
+@pytest.mark.parametrize("lengths", [[128, 0, 128], [64, 0, 0], [0, 65, 0, 1, 0]])
+def test_zero_lengths_in_front_in_the_middle_and_at_the_end(lengths):
+    assert non_empty(lengths) == [length for length in lengths if length]
+    assert_equal_to_reference(non_empty(lengths), 8, 1024, 128)
 
 
 @pytest.mark.parametrize(
