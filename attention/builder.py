@@ -33,9 +33,7 @@ class Step(Protocol):
     plan: StepPlan | None
     """Set by the first builder of a step that has prefills."""
 
-    def make_plan(
-        self, split: BatchSplit, query_start_loc: np.ndarray, align_block_size: int | None
-    ) -> StepPlan: ...
+    def make_plan(self, split: BatchSplit, query_start_loc: np.ndarray) -> StepPlan: ...
 
     def count_build(self, host_ns: int, reused: bool) -> None: ...
 
@@ -90,11 +88,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
             )
         reused = step.plan is not None
         if step.plan is None:
-            step.plan = step.make_plan(
-                step.split,
-                common_attn_metadata.query_start_loc_cpu.numpy(),
-                self._align_block_size,
-            )
+            step.plan = step.make_plan(step.split, common_attn_metadata.query_start_loc_cpu.numpy())
         metadata = self._prefill_metadata(step.plan, common_attn_metadata.num_actual_tokens)
         if step.plan.spec is not None:
             self._add_spec(metadata, step.plan, step.plan.spec, num_accepted_tokens)
@@ -134,11 +128,6 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
             # vLLM's runner leaves draft tokens out where nothing speculates.
             None if draft_tokens is None else draft_tokens.numpy(),
         )
-
-    @property
-    def _align_block_size(self) -> int | None:
-        aligned = self.vllm_config.cache_config.mamba_cache_mode == "align"
-        return self.kv_cache_spec.block_size if aligned else None
 
     def _prefill_metadata(self, plan: StepPlan, num_actual_tokens: int) -> StepGDNAttentionMetadata:
         split = plan.split

@@ -17,11 +17,12 @@ from ascend_gdn.attention.metadata import (
     GDNChunkedPrefillMetadata,
     GDNContractError,
     GDNPrefillFallbackMeta,
+    TableSlot,
 )
 from ascend_gdn.attention.table_layout import TableLayout, Tables
 
 
-class Slot(Protocol):
+class Slot(TableSlot, Protocol):
     """A slot of the runner's pool: written by the plan, then read-only until it is taken again."""
 
     layout: TableLayout
@@ -32,9 +33,6 @@ class Slot(Protocol):
     """On the model's device."""
     state_indices: Sequence[torch.Tensor]
     """A group each: [max_seqs] int32 on the model's device."""
-
-    @property
-    def generation(self) -> int: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +110,6 @@ def fill_slot(
     split: BatchSplit,
     query_start_loc: np.ndarray,
     block_tables: Sequence[np.ndarray],
-    align_block_size: int | None,
 ) -> TableRows:
     """Write all tables of a step into the slot's host buffer.
 
@@ -120,21 +117,15 @@ def fill_slot(
         slot: A slot just taken from the pool; ``check_capacity`` holds.
         split: The step's requests.
         query_start_loc: [R + 1] int32, of the runner's batch.
-        block_tables: Per KV cache group, the runner's host block table, [R, blocks] int32.
-        align_block_size: Tokens a state block with ``mamba_cache_mode="align"``, where a request's
-            state is in the block of its last token; None where it is in its first block.
+        block_tables: Per KV cache group, the runner's host block table, [R, blocks] int32. A
+            request's state is in its first block (``mamba_cache_mode="none"``).
     """
     tables, requests, seqs = slot.host_tables, split.non_spec, len(split.non_spec)
     rows = fill_chunk_tables(slot.host, tables, slot.layout, requests.lengths[split.num_decodes :])
     fill_offsets(tables.query_start_loc, requests.lengths)
     np.greater(requests.context_lens, 0, out=tables.has_initial_state[:seqs])
-    place: tuple[np.ndarray | slice, np.ndarray | int] = (requests.rows, 0)
-    if align_block_size is not None:
-        # As mamba_get_block_table_tensor in vllm/v1/attention/backends/utils.py (0.23.0) has it.
-        last_token = requests.context_lens + requests.lengths - 1
-        place = (slot.layout.arange[requests.rows], last_token // align_block_size)
     for group, block_table in enumerate(block_tables):
-        tables.state_indices[group, :seqs] = block_table[place]
+        tables.state_indices[group, :seqs] = block_table[requests.rows, 0]
     if split.spec is not None:
         _fill_spec(tables, split, query_start_loc, block_tables)
     return rows

@@ -185,7 +185,7 @@ class Ours(Side):
         stats = GDNStats()
         tables = self.batch.block_tables
         self.pool = StepBufferPool(layout, CPU, stats)
-        self.steps = GDNSteps(self.pool, layout, lambda: tables, stats)
+        self.steps = GDNSteps(self.pool, lambda: tables, stats)
         for group, builder in enumerate(self.builders):
             builder.bind(self.steps, group)
 

@@ -73,7 +73,6 @@ class StepModelRunnerMixin(Base):
         self.gdn_pool = StepBufferPool(layout, self.device, self.gdn_stats)
         self.gdn_steps = GDNSteps(
             self.gdn_pool,
-            layout,
             # Asked at each step: vLLM may replace the input batch after the builders are made.
             lambda: [self.input_batch.block_table[g].get_numpy_array() for g in groups],
             self.gdn_stats,

@@ -50,6 +50,7 @@ class StepBufferPool:
     ) -> None:
         if depth < 1:
             raise ValueError(f"StepBufferPool: got depth {depth}, expected at least 1")
+        self.layout = layout
         self._slots = [PoolSlot(layout, device) for _ in range(depth)]
         self._next = 0
         self._stats = stats

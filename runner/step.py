@@ -11,7 +11,6 @@ import numpy as np
 from ascend_gdn.attention.batch_split import BatchSplit
 from ascend_gdn.attention.metadata import GDNContractError
 from ascend_gdn.attention.step_plan import StepPlan, check_capacity, fill_slot, plan_of
-from ascend_gdn.attention.table_layout import TableLayout
 from ascend_gdn.runner.pool import StepBufferPool
 from ascend_gdn.runner.stats import GDNStats
 
@@ -21,25 +20,20 @@ BlockTables = Callable[[], Sequence[np.ndarray]]
 class GDNStep:
     """What the builders of one step share: the split of its batch and, if it prefills, its plan."""
 
-    def __init__(
-        self, pool: StepBufferPool, layout: TableLayout, block_tables: BlockTables, stats: GDNStats
-    ) -> None:
+    def __init__(self, pool: StepBufferPool, block_tables: BlockTables, stats: GDNStats) -> None:
         self.split: BatchSplit | None = None
         self.plan: StepPlan | None = None
         self._pool = pool
-        self._layout = layout
         self._block_tables = block_tables
         self._stats = stats
 
-    def make_plan(
-        self, split: BatchSplit, query_start_loc: np.ndarray, align_block_size: int | None
-    ) -> StepPlan:
+    def make_plan(self, split: BatchSplit, query_start_loc: np.ndarray) -> StepPlan:
         """Fill one slot with every table of the step and send it: once a step, for all groups."""
-        check_capacity(split, self._layout)
+        check_capacity(split, self._pool.layout)
         slot = self._pool.acquire()
-        rows = fill_slot(slot, split, query_start_loc, self._block_tables(), align_block_size)
+        rows = fill_slot(slot, split, query_start_loc, self._block_tables())
         num_token_indx = 0 if split.spec is None else split.num_tokens
-        self._pool.publish(slot, self._layout.num_fixed + num_token_indx)
+        self._pool.publish(slot, self._pool.layout.num_fixed + num_token_indx)
         self._stats.prefill_steps += 1
         self._stats.plans_built += 1
         return plan_of(slot, split, rows)
@@ -53,11 +47,9 @@ class GDNStep:
 class GDNSteps:
     """The runner's steps: at most one open at a time, closed whatever happens inside."""
 
-    def __init__(
-        self, pool: StepBufferPool, layout: TableLayout, block_tables: BlockTables, stats: GDNStats
-    ) -> None:
+    def __init__(self, pool: StepBufferPool, block_tables: BlockTables, stats: GDNStats) -> None:
         self.current: GDNStep | None = None
-        self._make = lambda: GDNStep(pool, layout, block_tables, stats)
+        self._make = lambda: GDNStep(pool, block_tables, stats)
         self._stats = stats
 
     @contextmanager

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gated DeltaNet token by token in float64, for clarity; and tables made with plain loops."""
+"""Gated DeltaNet token by token in float64, for clarity, and metadata for its inputs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from ascend_gdn.attention.metadata import (
-    CHUNK_SIZE,
-    LARGE_BLOCK_SIZE,
     GDNCausalConv1dHostMetadata,
     GDNChunkedPrefillMetadata,
     GDNPrefillFallbackMeta,
 )
+
+from ..attention.reference import reference_tables
 
 
 @dataclass
@@ -24,38 +24,14 @@ class Slot:
     generation: int = 7
 
 
-def chunk_pairs(lengths: list[int], size: int) -> list[tuple[int, int]]:
-    pairs = []
-    for seq, length in enumerate(lengths):
-        for chunk in range(-(-length // size)):
-            pairs.append((seq, chunk))
-    return pairs
-
-
 def make_meta(lengths: list[int], slot: Slot | None = None) -> GDNPrefillFallbackMeta:
     """The metadata of one step whose prefill sequences have ``lengths`` tokens."""
     slot = slot or Slot()
-    cu_seqlens, chunk_offsets, update_offsets, final_rows = [0], [0], [0], []
-    for length in lengths:
-        chunks = -(-length // CHUNK_SIZE)
-        cu_seqlens.append(cu_seqlens[-1] + length)
-        chunk_offsets.append(chunk_offsets[-1] + chunks)
-        update_offsets.append(update_offsets[-1] + chunks + 1)
-        final_rows.append(update_offsets[-1] - 1)
-
-    def table(values: list) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int32)
-
-    starts = np.array(cu_seqlens, dtype=np.int32)
+    tables = reference_tables(lengths, cumsum_block=1024)
+    starts = np.array(tables["cu_seqlens"], dtype=np.int32)
     return GDNPrefillFallbackMeta(
         chunk=GDNChunkedPrefillMetadata(
-            cu_seqlens=table(cu_seqlens),
-            chunk_indices_chunk64=table(chunk_pairs(lengths, CHUNK_SIZE)),
-            chunk_offsets_chunk64=table(chunk_offsets),
-            update_chunk_offsets_chunk64=table(update_offsets),
-            final_chunk_indices_chunk64=table(final_rows),
-            chunk_indices_large_block=table(chunk_pairs(lengths, LARGE_BLOCK_SIZE)),
-            block_indices_cumsum=table(chunk_pairs(lengths, 1024)),
+            **{name: torch.tensor(values, dtype=torch.int32) for name, values in tables.items()},
             cu_seqlens_cpu=starts,
         ),
         causal_conv1d=GDNCausalConv1dHostMetadata(
