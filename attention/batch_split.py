@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen: each step makes some, and frozen ones take four times as long
 class Requests:
     """Some requests of a step, none without tokens."""
 
@@ -24,7 +24,7 @@ class Requests:
         return len(self.lengths)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class BatchSplit:
     """The requests of a step: D decodes, then N prefills; apart from them S speculative decodes.
 
@@ -38,7 +38,7 @@ class BatchSplit:
     num_tokens: int
     """Of all requests."""
     spec: Requests | None = None
-    """S requests that verify draft tokens; None without any."""
+    """S requests that go on from one of several saved states; None without any."""
     spec_mask: np.ndarray | None = None
     """[R] bool over the runner's rows; None where ``spec`` is."""
 
@@ -57,7 +57,10 @@ class BatchSplit:
 
 
 def split_batch(
-    query_start_loc: np.ndarray, seq_lens: np.ndarray, draft_tokens: np.ndarray | None
+    query_start_loc: np.ndarray,
+    seq_lens: np.ndarray,
+    draft_tokens: np.ndarray | None = None,
+    num_accepted_tokens: np.ndarray | None = None,
 ) -> BatchSplit:
     """Split a batch in the order that vLLM's runner gives it: decodes first.
 
@@ -67,26 +70,50 @@ def split_batch(
     Beside speculative requests nothing decodes: all the others are prefills, as in
     vllm/v1/attention/backends/gdn_attn.py (0.23.0).
 
+    A request verifies drafts if it was given some. If it got none this time (the token budget or
+    the model's length ran out) but kept several tokens of the step before, its state is in the
+    block of the last token that it kept, and only the speculative kernels look there. vLLM 0.23.0
+    decodes it from its first block, which holds an older state.
+
     Args:
         query_start_loc: [R + 1] int32, where each request's tokens start.
         seq_lens: [R] int32, tokens of each request, those of this step included.
         draft_tokens: [R] int32, draft tokens that each request verifies, negative for requests that
-            do not speculate; None without speculative decoding.
+            do not speculate; None in a step without drafts.
+        num_accepted_tokens: [>= R] integer, tokens that each request kept of its last step, 1 if
+            that was no speculative one; None without speculative decoding.
     """
     lengths = query_start_loc[1:] - query_start_loc[:-1]
     num_tokens = int(query_start_loc[-1])
-    if draft_tokens is not None and (draft_tokens > 0).any():
-        spec_mask = draft_tokens >= 0
+    spec_mask = _spec_mask(lengths, draft_tokens, num_accepted_tokens)
+    if spec_mask is not None:
         spec = _requests(spec_mask, lengths, seq_lens)
         return BatchSplit(_requests(~spec_mask, lengths, seq_lens), 0, num_tokens, spec, spec_mask)
     if np.count_nonzero(lengths) == len(lengths):
         requests = Requests(slice(0, len(lengths)), lengths, seq_lens - lengths)
     else:
         requests = _requests(True, lengths, seq_lens)
+    count = len(requests)
+    if count == 0:
+        return BatchSplit(requests, 0, num_tokens)
+    if num_tokens == count and requests.context_lens[requests.context_lens.argmin()] > 0:
+        return BatchSplit(requests, count, num_tokens)  # only decodes: spared what follows
     prefills = (requests.lengths > 1) | (requests.context_lens == 0)
-    first = int(prefills.argmax()) if len(prefills) else 0
-    none = not len(prefills) or not prefills[first]
-    return BatchSplit(requests, len(requests) if none else first, num_tokens)
+    return BatchSplit(requests, int(prefills.argmax()), num_tokens)
+
+
+def _spec_mask(
+    lengths: np.ndarray, draft_tokens: np.ndarray | None, num_accepted_tokens: np.ndarray | None
+) -> np.ndarray | None:
+    """[R] bool: requests that verify drafts, or whose state is not in their first block."""
+    mask = None
+    if draft_tokens is not None and (draft_tokens > 0).any():
+        mask = draft_tokens >= 0
+    if num_accepted_tokens is not None:
+        behind = (lengths == 1) & (num_accepted_tokens[: len(lengths)] > 1)
+        if behind.any():
+            mask = behind if mask is None else mask | behind
+    return mask
 
 
 def _requests(chosen: np.ndarray | bool, lengths: np.ndarray, seq_lens: np.ndarray) -> Requests:

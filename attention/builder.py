@@ -13,8 +13,9 @@ from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata, GDNAttentionMetadataBuilder
 
 from ascend_gdn.attention.batch_split import BatchSplit, split_batch
+from ascend_gdn.attention.decode_plan import DecodePlan
 from ascend_gdn.attention.metadata import GDNContractError, GDNPrefillFallbackMeta
-from ascend_gdn.attention.step_plan import SpecTables, StepPlan
+from ascend_gdn.attention.step_plan import SpecTables, StepInputs, StepPlan
 
 
 @dataclass
@@ -28,12 +29,21 @@ class StepGDNAttentionMetadata(GDNAttentionMetadata):
 class Step(Protocol):
     """The runner's open step, as the builders see it. Its memory ends with the step."""
 
+    idle: bool
+    """A dummy batch: it has a shape, but no request of its own."""
     split: BatchSplit | None
     """Set by the first builder of the step."""
     plan: StepPlan | None
     """Set by the first builder of a step that has prefills."""
+    decode_plan: DecodePlan | None
+    """Set by the first builder of a step that has none."""
+
+    @property
+    def inputs(self) -> StepInputs: ...
 
     def make_plan(self, split: BatchSplit, query_start_loc: np.ndarray) -> StepPlan: ...
+
+    def make_decode_plan(self, split: BatchSplit) -> DecodePlan: ...
 
     def count_build(self, host_ns: int, reused: bool) -> None: ...
 
@@ -46,11 +56,11 @@ class Steps(Protocol):
 
 
 class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
-    """Builds a prefill-bearing step once, for all KV cache groups; leaves the others to vLLM.
+    """Builds a step once, for all KV cache groups.
 
     The first group's builder splits the batch and fills one slot of the runner's pool; the others
-    take the same tables with their own state indices. Steps without prefill go to vLLM's own build,
-    whose persistent buffers full graphs rely on.
+    take the same tables with their own state indices. Steps with prefills take their slots in turn;
+    steps without have one at fixed addresses, as the full graphs captured for them need.
     """
 
     _steps: Steps | None = None
@@ -60,6 +70,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         """Connect to the runner. ``group`` counts the KV cache groups of GDN layers from 0."""
         self._steps = steps
         self._group = group
+        self._decodes: dict[tuple[int, int, bool], GDNAttentionMetadata] = {}
 
     def build(
         self,
@@ -76,22 +87,21 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         """
         started = perf_counter_ns()
         step = self._open_step()
+        common = common_attn_metadata
+        if step.idle:
+            num_decode_draft_tokens_cpu = self._dummy_drafts(common)
         if step.split is None:
-            step.split = self._split(common_attn_metadata, num_decode_draft_tokens_cpu)
+            step.split = self._split(common, num_decode_draft_tokens_cpu, step.inputs)
         if step.split.num_prefills == 0:
-            return super().build(
-                common_prefix_len,
-                common_attn_metadata,
-                num_accepted_tokens,
-                num_decode_draft_tokens_cpu,
-                fast_build,
-            )
+            if step.decode_plan is None:
+                step.decode_plan = step.make_decode_plan(step.split)
+            return self._decode_metadata(step.decode_plan, common)
         reused = step.plan is not None
         if step.plan is None:
-            step.plan = step.make_plan(step.split, common_attn_metadata.query_start_loc_cpu.numpy())
-        metadata = self._prefill_metadata(step.plan, common_attn_metadata.num_actual_tokens)
+            step.plan = step.make_plan(step.split, common.query_start_loc_cpu.numpy())
+        metadata = self._prefill_metadata(step.plan, common.num_actual_tokens)
         if step.plan.spec is not None:
-            self._add_spec(metadata, step.plan, step.plan.spec, num_accepted_tokens)
+            self._add_spec(metadata, step.plan, step.plan.spec)
         step.count_build(perf_counter_ns() - started, reused)
         return metadata
 
@@ -108,8 +118,21 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
             )
         return step
 
+    def _dummy_drafts(self, common: CommonAttentionMetadata) -> torch.Tensor | None:
+        """Draft tokens of a dummy batch; the runner's are those of the last real step.
+
+        Decodes in a speculative configuration speculate: a graph that was captured for them finds
+        its inputs refreshed.
+        """
+        if self.use_spec_decode and common.max_query_len <= self.num_spec + 1:
+            return torch.ones(common.num_reqs, dtype=torch.int32)
+        return None
+
     def _split(
-        self, common: CommonAttentionMetadata, draft_tokens: torch.Tensor | None
+        self,
+        common: CommonAttentionMetadata,
+        draft_tokens: torch.Tensor | None,
+        inputs: StepInputs,
     ) -> BatchSplit:
         # Exact for every request whose context length matters here (prefills): see the field's
         # docstring in vllm/v1/attention/backend.py (0.23.0). No device-to-host copy.
@@ -122,12 +145,36 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
                 expected="host sequence lengths",
                 cause="a model runner that does not set them; vLLM 0.23.0's does",
             )
-        return split_batch(
+        split = split_batch(
             common.query_start_loc_cpu.numpy(),
             seq_lens.numpy(),
             # vLLM's runner leaves draft tokens out where nothing speculates.
             None if draft_tokens is None else draft_tokens.numpy(),
+            inputs.num_accepted_tokens,
         )
+        if split.spec is not None and inputs.num_accepted_tokens is None:
+            raise GDNContractError(
+                layer=type(self).__name__,
+                field="StepInputs.num_accepted_tokens",
+                found="None",
+                expected="accepted tokens of every request",
+                cause="speculative requests, but a runner without a speculative_config",
+            )
+        return split
+
+    def _decode_metadata(
+        self, plan: DecodePlan, common: CommonAttentionMetadata
+    ) -> GDNAttentionMetadata:
+        tokens = common.num_actual_tokens
+        padded = self.use_full_cuda_graph and common.num_reqs <= self.decode_cudagraph_max_bs
+        if plan.split.spec is not None:
+            return plan.metadata(self._group, tokens, padded)
+        # Its tensors are at fixed addresses: what was made for as many requests still fits.
+        key = (len(plan.split.non_spec), tokens, padded)
+        metadata = self._decodes.get(key)
+        if metadata is None:
+            metadata = self._decodes[key] = plan.metadata(self._group, tokens, padded)
+        return metadata
 
     def _prefill_metadata(self, plan: StepPlan, num_actual_tokens: int) -> StepGDNAttentionMetadata:
         split = plan.split
@@ -153,27 +200,14 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         )
 
     def _add_spec(
-        self,
-        metadata: StepGDNAttentionMetadata,
-        plan: StepPlan,
-        spec: SpecTables,
-        num_accepted_tokens: torch.Tensor | None,
+        self, metadata: StepGDNAttentionMetadata, plan: StepPlan, spec: SpecTables
     ) -> None:
-        if num_accepted_tokens is None:
-            raise GDNContractError(
-                layer=type(self).__name__,
-                field="num_accepted_tokens",
-                found="None",
-                expected="accepted tokens of every request",
-                cause="speculative requests without the runner's count of the last step",
-            )
         others = plan.split.num_prefill_tokens
-        metadata.num_spec_decodes = len(spec.rows)
+        metadata.num_spec_decodes = len(spec.num_accepted_tokens)
         metadata.num_spec_decode_tokens = plan.split.num_spec_tokens
         metadata.spec_query_start_loc = spec.query_start_loc
         metadata.spec_sequence_masks = spec.sequence_masks
         metadata.spec_state_indices_tensor = plan.spec_state_indices(self._group)
         metadata.non_spec_token_indx = spec.token_indx[:others]
         metadata.spec_token_indx = spec.token_indx[others:]
-        # The counts live on the device: the one gather that the host cannot do.
-        metadata.num_accepted_tokens = num_accepted_tokens.index_select(0, spec.rows)
+        metadata.num_accepted_tokens = spec.num_accepted_tokens

@@ -9,8 +9,9 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from vllm.v1.attention.backends.utils import NULL_BLOCK_ID
 
-from ascend_gdn.attention.batch_split import BatchSplit
+from ascend_gdn.attention.batch_split import BatchSplit, Requests
 from ascend_gdn.attention.chunk_plan import TableRows, fill_chunk_tables, fill_offsets
 from ascend_gdn.attention.metadata import (
     GDNCausalConv1dHostMetadata,
@@ -35,14 +36,52 @@ class Slot(TableSlot, Protocol):
     """A group each: [max_seqs] int32 on the model's device."""
 
 
+@dataclass(eq=False)  # not frozen: each step makes one
+class StepInputs:
+    """What a step takes from the runner's host buffers, beside what a builder is given."""
+
+    block_tables: Sequence[np.ndarray]
+    """A group each: [>= R, blocks] int32, the state blocks of each request."""
+    num_accepted_tokens: np.ndarray | None = None
+    """[>= R] integer: tokens that each request kept of its last step; None without speculative
+    decoding."""
+    state_columns: np.ndarray | None = None
+    """[>= requests] integer: column of the block table where each request's running state is, with
+    prefix caching (``mamba_cache_mode="align"``); None: the first one."""
+
+    def without_requests(self) -> StepInputs:
+        """Return inputs of the same shapes for a dummy batch: null blocks, nothing accepted."""
+        accepted = self.num_accepted_tokens
+        return StepInputs(
+            [np.full_like(table, NULL_BLOCK_ID) for table in self.block_tables],
+            None if accepted is None else np.ones_like(accepted),
+        )
+
+    def first_blocks(self, group: int, rows: np.ndarray | slice) -> np.ndarray:
+        """[n] int32: the block of each request of ``rows`` that has its running state."""
+        table = self.block_tables[group]
+        if self.state_columns is None:
+            return table[rows, 0]
+        columns = self.state_columns[rows]
+        return table[np.arange(len(columns)) if isinstance(rows, slice) else rows, columns]
+
+    def spec_blocks(self, group: int, rows: np.ndarray, count: int) -> np.ndarray:
+        """[n, count] int32: that block and those that follow it, a speculative token each."""
+        table = self.block_tables[group]
+        if self.state_columns is None:
+            return table[rows, :count]
+        columns = self.state_columns[rows, None] + np.arange(count)
+        return table[rows[:, None], columns]
+
+
 @dataclass(frozen=True, eq=False)
 class SpecTables:
     """Device views of what S speculative requests add to a step; int32 unless said otherwise."""
 
     query_start_loc: torch.Tensor
     """[S + 1]: where each request's tokens start among the speculative tokens."""
-    rows: torch.Tensor
-    """[S]: row of each request in the runner's batch."""
+    num_accepted_tokens: torch.Tensor
+    """[S]: tokens that each request kept of its last step."""
     sequence_masks: torch.Tensor
     """[R] bool over the runner's rows."""
     token_indx: torch.Tensor
@@ -109,46 +148,49 @@ def fill_slot(
     slot: Slot,
     split: BatchSplit,
     query_start_loc: np.ndarray,
-    block_tables: Sequence[np.ndarray],
+    inputs: StepInputs,
 ) -> TableRows:
     """Write all tables of a step into the slot's host buffer.
 
     Args:
         slot: A slot just taken from the pool; ``check_capacity`` holds.
-        split: The step's requests.
+        split: The step's requests, at least one of them a prefill.
         query_start_loc: [R + 1] int32, of the runner's batch.
-        block_tables: Per KV cache group, the runner's host block table, [R, blocks] int32. A
-            request's state is in its first block (``mamba_cache_mode="none"``).
+        inputs: Of the runner's batch.
     """
     tables, requests, seqs = slot.host_tables, split.non_spec, len(split.non_spec)
     rows = fill_chunk_tables(slot.host, tables, slot.layout, requests.lengths[split.num_decodes :])
     fill_offsets(tables.query_start_loc, requests.lengths)
     np.greater(requests.context_lens, 0, out=tables.has_initial_state[:seqs])
-    for group, block_table in enumerate(block_tables):
-        tables.state_indices[group, :seqs] = block_table[requests.rows, 0]
+    for group in range(len(inputs.block_tables)):
+        tables.state_indices[group, :seqs] = inputs.first_blocks(group, requests.rows)
     if split.spec is not None:
-        _fill_spec(tables, split, query_start_loc, block_tables)
+        fill_spec(tables, split.spec, inputs)
+        _fill_token_indx(tables, split, query_start_loc)
     return rows
 
 
-def _fill_spec(
-    tables: Tables[np.ndarray],
-    split: BatchSplit,
-    query_start_loc: np.ndarray,
-    block_tables: Sequence[np.ndarray],
-) -> None:
-    assert split.spec is not None and split.spec_mask is not None
-    spec, mask = split.spec, split.spec_mask
+def fill_spec(tables: Tables[np.ndarray], spec: Requests, inputs: StepInputs) -> None:
+    """Write where the speculative requests' tokens start, what they kept, and where it is."""
     seqs, width = len(spec), tables.spec_state_indices.shape[-1]
     fill_offsets(tables.spec_query_start_loc, spec.lengths)
-    tables.spec_rows[:seqs] = spec.rows
+    assert inputs.num_accepted_tokens is not None and isinstance(spec.rows, np.ndarray)
+    tables.num_accepted_tokens[:seqs] = inputs.num_accepted_tokens[spec.rows]
+    tables.spec_sequence_masks[:seqs] = True
+    for group in range(len(inputs.block_tables)):
+        tables.spec_state_indices[group, :seqs] = inputs.spec_blocks(group, spec.rows, width)
+
+
+def _fill_token_indx(
+    tables: Tables[np.ndarray], split: BatchSplit, query_start_loc: np.ndarray
+) -> None:
+    """Write which tokens are the speculative requests' and which are the others'."""
+    assert split.spec_mask is not None
+    mask, others = split.spec_mask, split.num_prefill_tokens
     tables.spec_sequence_masks[: len(mask)] = mask
     token_is_spec = mask.repeat(query_start_loc[1:] - query_start_loc[:-1])
-    others = split.num_prefill_tokens
     tables.token_indx[:others] = (~token_is_spec).nonzero()[0]
     tables.token_indx[others : len(token_is_spec)] = token_is_spec.nonzero()[0]
-    for group, block_table in enumerate(block_tables):
-        tables.spec_state_indices[group, :seqs] = block_table[spec.rows, :width]
 
 
 def plan_of(slot: Slot, split: BatchSplit, rows: TableRows) -> StepPlan:
@@ -169,7 +211,7 @@ def plan_of(slot: Slot, split: BatchSplit, rows: TableRows) -> StepPlan:
     if split.spec is not None and split.spec_mask is not None:
         spec = SpecTables(
             query_start_loc=tables.spec_query_start_loc[: len(split.spec) + 1],
-            rows=tables.spec_rows[: len(split.spec)],
+            num_accepted_tokens=tables.num_accepted_tokens[: len(split.spec)],
             sequence_masks=tables.spec_sequence_masks[: len(split.spec_mask)],
             token_indx=tables.token_indx[: split.num_tokens],
         )

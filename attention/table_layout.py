@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Generic, TypeVar
 
@@ -43,7 +43,7 @@ class TableLayout:
     Addresses depend on the configuration alone, never on the step. Rows past a step's own are
     defined: offsets repeat their last value, so that sequences past the last are empty; (sequence,
     block) rows name the sequence past the capacity, which is always empty; state indices are the
-    null block.
+    null block; accepted counts are 1.
 
     Args:
         max_seqs: Most sequences a step (``max_num_seqs``).
@@ -51,6 +51,7 @@ class TableLayout:
         num_groups: KV cache groups of GDN layers; each has state indices of its own.
         cumsum_block: Tokens a block of ``chunk_local_cumsum``.
         num_spec: Speculative tokens a request; 0 without speculative decoding.
+        has_prefills: Whether there are chunk tables.
     """
 
     max_seqs: int
@@ -58,6 +59,11 @@ class TableLayout:
     num_groups: int
     cumsum_block: int
     num_spec: int = 0
+    has_prefills: bool = True
+
+    def without_prefills(self, max_rows: int) -> TableLayout:
+        """Layout of the steps without prefills, of up to ``max_rows`` requests and tokens."""
+        return replace(self, max_seqs=max_rows, max_tokens=max_rows, has_prefills=False)
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -65,20 +71,20 @@ class TableLayout:
         seqs, tokens = self.max_seqs, self.max_tokens
         offsets = seqs + 2  # one more than the sequences need: the empty one that padding names
         flags = -(-seqs // 4)  # one byte a sequence
-        spec = self.num_spec > 0
+        spec, chunked = self.num_spec > 0, self.has_prefills
         return {
-            "cu_seqlens": offsets,
-            "chunk_indices_chunk64": 2 * max_rows(seqs, tokens, CHUNK_SIZE),
-            "chunk_offsets_chunk64": offsets,
-            "update_chunk_offsets_chunk64": offsets,
-            "final_chunk_indices_chunk64": seqs,
-            "chunk_indices_large_block": 2 * max_rows(seqs, tokens, LARGE_BLOCK_SIZE),
-            "block_indices_cumsum": 2 * max_rows(seqs, tokens, self.cumsum_block),
+            "cu_seqlens": offsets * chunked,
+            "chunk_indices_chunk64": 2 * max_rows(seqs, tokens, CHUNK_SIZE) * chunked,
+            "chunk_offsets_chunk64": offsets * chunked,
+            "update_chunk_offsets_chunk64": offsets * chunked,
+            "final_chunk_indices_chunk64": seqs * chunked,
+            "chunk_indices_large_block": 2 * max_rows(seqs, tokens, LARGE_BLOCK_SIZE) * chunked,
+            "block_indices_cumsum": 2 * max_rows(seqs, tokens, self.cumsum_block) * chunked,
             "query_start_loc": offsets,
-            "has_initial_state": flags,
+            "has_initial_state": flags * chunked,
             "state_indices": self.num_groups * seqs,
             "spec_query_start_loc": offsets * spec,
-            "spec_rows": seqs * spec,
+            "num_accepted_tokens": seqs * spec,
             "spec_sequence_masks": flags * spec,
             "spec_state_indices": self.num_groups * seqs * (self.num_spec + 1) * spec,
             # Last, since it alone grows with the tokens: a step sends just what it uses of it.
@@ -111,6 +117,7 @@ class TableLayout:
         values = np.zeros(self.num_elements, dtype=np.int32)
         for name in ("chunk_indices_chunk64", "chunk_indices_large_block", "block_indices_cumsum"):
             values[self.places[name]][::2] = self.max_seqs
+        values[self.places["num_accepted_tokens"]] = 1
         return _read_only(values[: self.num_fixed])
 
     @cached_property
@@ -148,7 +155,7 @@ class Tables(Generic[Array]):
     state_indices: Array
     """[groups, max_seqs]"""
     spec_query_start_loc: Array
-    spec_rows: Array
+    num_accepted_tokens: Array
     spec_sequence_masks: Array
     """bool"""
     spec_state_indices: Array

@@ -14,8 +14,9 @@ from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata, GDNAttenti
 from vllm.v1.kv_cache_interface import MambaSpec
 
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
+from ascend_gdn.attention.step_plan import StepInputs
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
-from ascend_gdn.runner.pool import StepBufferPool
+from ascend_gdn.runner.pool import StepBufferPool, StepPools
 from ascend_gdn.runner.stats import GDNStats
 from ascend_gdn.runner.step import GDNSteps
 
@@ -33,6 +34,11 @@ class Workload:
     lengths: list[int]
     context_lens: list[int]
     drafts: list[int] = field(default_factory=list)
+    accepted: list[int] = field(default_factory=list)
+    """Tokens that each request kept of its last step; by default one."""
+    state_block_size: int = 0
+    """Tokens a state block with prefix caching; 0 without."""
+    full_graph: bool = False
 
     @property
     def num_spec(self) -> int:
@@ -62,6 +68,17 @@ WORKLOADS = (
     ),
 )
 
+DECODE_WORKLOADS = (
+    Workload("16 decodes", [1] * 16, [700] * 16),
+    Workload("256 decodes", [1] * 256, [700] * 256),
+    Workload("MTP: 16 speculative x 4", [4] * 16, [700] * 16, [3] * 16),
+    Workload("16 decodes, full graph", [1] * 16, [700] * 16, full_graph=True),
+    Workload(
+        "MTP: 16 speculative x 4, full graph", [4] * 16, [700] * 16, [3] * 16, full_graph=True
+    ),
+    Workload("16 decodes, prefix caching", [1] * 16, [700] * 16, state_block_size=512),
+)
+
 
 class Batch:
     """The runner's persistent buffers for one workload, and a step's metadata cut out of them."""
@@ -76,10 +93,17 @@ class Batch:
         self.slot_mapping = torch.zeros(workload.num_tokens, dtype=torch.int64)
         self.is_prefilling = self.context_lens == 0
         self.block_tables = block_tables(workload)
+        self.state_columns = None
+        if workload.state_block_size:
+            last_tokens = (self.seq_lens - 1).clamp(min=0)
+            self.state_columns = (last_tokens // workload.state_block_size).numpy()
         self.extra: dict[str, torch.Tensor] = {}
+        self.num_accepted_tokens = None
         if workload.num_spec:
+            accepted = torch.tensor(workload.accepted or [1] * len(lengths), dtype=torch.int32)
+            self.num_accepted_tokens = accepted.numpy()
             self.extra = {
-                "num_accepted_tokens": torch.ones(len(lengths), dtype=torch.int32),
+                "num_accepted_tokens": accepted,
                 "num_decode_draft_tokens_cpu": torch.tensor(workload.drafts, dtype=torch.int32),
             }
 
@@ -114,6 +138,9 @@ class Batch:
 def block_tables(workload: Workload, groups: int = GROUPS) -> list[np.ndarray]:
     """Host block tables of the groups: different, non-null blocks for every request."""
     width = workload.num_spec + 1
+    if workload.state_block_size:
+        longest = max(map(sum, zip(workload.lengths, workload.context_lens, strict=True)))
+        width += -(-longest // workload.state_block_size)
     blocks = 1 + np.arange(groups * MAX_NUM_SEQS * width, dtype=np.int32)
     return list(blocks.reshape(groups, MAX_NUM_SEQS, width))
 
@@ -128,19 +155,21 @@ def builder_arguments(workload: Workload) -> dict[str, object]:
     config = SimpleNamespace(
         speculative_config=speculative,
         scheduler_config=SimpleNamespace(max_num_seqs=MAX_NUM_SEQS),
-        cache_config=SimpleNamespace(mamba_cache_mode="none"),
+        cache_config=SimpleNamespace(
+            mamba_cache_mode="align" if workload.state_block_size else "none"
+        ),
         parallel_config=SimpleNamespace(decode_context_parallel_size=1),
         model_config=SimpleNamespace(hf_text_config=SimpleNamespace(linear_key_head_dim=128)),
         additional_config={},
         compilation_config=SimpleNamespace(
-            cudagraph_mode=SimpleNamespace(has_full_cudagraphs=lambda: False),
+            cudagraph_mode=SimpleNamespace(has_full_cudagraphs=lambda: workload.full_graph),
             max_cudagraph_capture_size=None,
         ),
     )
     spec = MambaSpec(
         shapes=((3, 8192), (32, 128, 128)),
         dtypes=(torch.bfloat16, torch.float32),
-        block_size=1024,
+        block_size=workload.state_block_size or 1024,
         num_speculative_blocks=workload.num_spec,
     )
     return {"kv_cache_spec": spec, "layer_names": ["layer"], "vllm_config": config, "device": CPU}
@@ -183,9 +212,17 @@ class Ours(Side):
             num_spec=workload.num_spec,
         )
         stats = GDNStats()
-        tables = self.batch.block_tables
-        self.pool = StepBufferPool(layout, CPU, stats)
-        self.steps = GDNSteps(self.pool, lambda: tables, stats)
+        inputs = StepInputs(
+            self.batch.block_tables, self.batch.num_accepted_tokens, self.batch.state_columns
+        )
+        rows = layout.max_seqs * (layout.num_spec + 1)
+        self.pools = StepPools(
+            StepBufferPool(layout, CPU, stats),
+            StepBufferPool(layout.without_prefills(rows), CPU, stats, fixed=True),
+        )
+        self.steps = GDNSteps(
+            self.pools, lambda idle: inputs.without_requests() if idle else inputs, stats
+        )
         for group, builder in enumerate(self.builders):
             builder.bind(self.steps, group)
 

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from ascend_gdn.fla.chunk_layout import ChunkLayout
+from ascend_gdn.fla.spec_layout import SpecLayout
 
 _TILE = 128
 """Tokens at a time: the float32 sums of a tile stay in cache."""
@@ -138,3 +139,42 @@ def causal_conv1d_update(
     if activation is not None:
         F.silu(total, inplace=True)
     return total.to(x.dtype)
+
+
+def causal_conv1d_update_spec(
+    x: torch.Tensor,
+    conv_states: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    activation: str | None,
+    conv_state_indices: torch.Tensor,
+    num_accepted_tokens: torch.Tensor,
+    layout: SpecLayout,
+) -> torch.Tensor:
+    """Convolve the tokens that S requests verify, from where each one's accepted tokens end.
+
+    A state holds the inputs before the first token of the last step, then those of all its tokens:
+    whichever of them are accepted, the W - 1 before the next token are there
+    (``causal_conv1d_update`` in vllm/model_executor/layers/mamba/ops/causal_conv1d.py, 0.23.0).
+
+    Args:
+        x: [T, dim] bfloat16 or float32, CPU.
+        conv_states: [num_blocks, dim, state_len], state_len >= W - 2 + L; updated in place.
+        weight, bias, activation: As for :func:`causal_conv1d_fn`.
+        conv_state_indices: [S] integer: block of each request, all different.
+        num_accepted_tokens: [S] integer, at least 1.
+        layout: Layout of the T tokens, at most L a request.
+
+    Returns:
+        [T, dim] in x's dtype.
+    """
+    _check_activation(activation)
+    requests, dim, reach = layout.num_seqs, x.shape[1], weight.shape[1] - 1
+    states = conv_states.transpose(1, 2)
+    own = conv_state_indices.long()
+    kept = (num_accepted_tokens - 1).long().view(-1, 1) + torch.arange(reach)
+    window = torch.cat((states[own.view(-1, 1), kept], layout.by_request(x)), dim=1)
+    states[:, : window.shape[1] - 1].index_copy_(0, own, window[:, 1:].to(states.dtype))
+    out = torch.empty(requests, layout.longest, dim, dtype=x.dtype)
+    _convolve(window.float(), _taps(weight), bias, activation, out)
+    return layout.by_token(out)

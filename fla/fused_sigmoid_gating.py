@@ -10,6 +10,7 @@ from vllm import _custom_ops as ops
 
 from ascend_gdn.fla.fused_recurrent import fused_recurrent_gated_delta_rule
 from ascend_gdn.fla.gating import fused_gdn_gating
+from ascend_gdn.fla.spec_layout import SpecLayout
 
 DecodeKernel = Callable[..., torch.Tensor]
 """With the parameters of :func:`torch_decode_kernel`."""
@@ -65,6 +66,61 @@ def cpp_decode_kernel(
         A_log, dt_bias, q, k, v, a, b, state, state_indices, cu_seqlens, True
     )
     return o.transpose(0, 1)
+
+
+def spec_decode(
+    kernel: DecodeKernel,
+    A_log: torch.Tensor,
+    dt_bias: torch.Tensor,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    state: torch.Tensor,
+    state_indices: torch.Tensor,
+    num_accepted_tokens: torch.Tensor,
+    layout: SpecLayout,
+) -> torch.Tensor:
+    """Advance S requests by the tokens that they verify, keeping the state after each of them.
+
+    It starts from the state after the last accepted token of the step before, and is a decode step
+    of ``kernel`` a place, so that a token's output is that of an ordinary decode
+    (``fused_sigmoid_gating_delta_rule_update`` in
+    vllm/model_executor/layers/fla/ops/fused_sigmoid_gating.py, 0.23.0).
+
+    Args:
+        kernel: Of one token a request.
+        A_log, dt_bias, q, k, v, a, b, state: As for :func:`torch_decode_kernel`, for T tokens.
+        state_indices: [S, >= L] integer: block for the state after each token, all different.
+        num_accepted_tokens: [S] integer, 1 .. state_indices.shape[1]: whatever this step's tokens
+            are, the state after that many of the last one's is taken.
+        layout: Layout of the T tokens, at most L a request.
+
+    Returns:
+        [1, T, Hv, V] in q's dtype.
+    """
+    out = torch.empty_like(v, dtype=q.dtype)
+    last = state_indices.gather(1, (num_accepted_tokens - 1).long().view(-1, 1))[:, 0]
+    for place in range(layout.longest):
+        rows = layout.used[:, place].nonzero()[:, 0]
+        own = state_indices[rows, place]
+        state.index_copy_(0, own.long(), state.index_select(0, last[rows]))
+        tokens = layout.tokens[rows, place]
+        out[:, tokens] = kernel(
+            A_log,
+            dt_bias,
+            q[:, tokens],
+            k[:, tokens],
+            v[:, tokens],
+            a[tokens],
+            b[tokens],
+            state,
+            own,
+            torch.arange(len(rows) + 1, dtype=torch.int32),
+        )
+        last = state_indices[:, place]
+    return out
 
 
 def cpp_decode_supports(

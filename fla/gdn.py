@@ -15,10 +15,15 @@ from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
 from ascend_gdn.attention.backend import StepGDNAttentionBackend
 from ascend_gdn.attention.builder import StepGDNAttentionMetadata
 from ascend_gdn.attention.metadata import GDNPrefillFallbackMeta, require_prefill_meta
-from ascend_gdn.fla.causal_conv1d import causal_conv1d_fn, causal_conv1d_update
+from ascend_gdn.fla.causal_conv1d import (
+    causal_conv1d_fn,
+    causal_conv1d_update,
+    causal_conv1d_update_spec,
+)
 from ascend_gdn.fla.chunk import chunk_gated_delta_rule
-from ascend_gdn.fla.fused_sigmoid_gating import select_decode_kernel
+from ascend_gdn.fla.fused_sigmoid_gating import select_decode_kernel, spec_decode
 from ascend_gdn.fla.gating import fused_gdn_gating
+from ascend_gdn.fla.spec_layout import SpecLayout
 
 _NORM_ROWS = 1024
 """Rows of the gated norm at a time. Its float32 temporaries then stay in cache; at the size of a
@@ -67,7 +72,7 @@ class StepQwenGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
         a: torch.Tensor,
         core_attn_out: torch.Tensor,
     ) -> None:
-        """Convolution and delta rule of one step: decodes first, then prefills.
+        """Convolution and delta rule of one step.
 
         Args:
             mixed_qkv: [tokens, conv_dim] packed q, k, v of the rank's heads.
@@ -76,13 +81,38 @@ class StepQwenGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
             core_attn_out: [tokens, value heads, V], written; rows past the step's tokens are not.
         """
         attn_metadata = get_forward_context().attn_metadata
-        if attn_metadata is None:  # vLLM's profile run
+        if attn_metadata is None:  # vLLM's profile run, or a data-parallel rank without requests
             return
         metadata = attn_metadata[self.prefix]
+        if metadata.num_spec_decodes == 0:
+            self._non_spec(mixed_qkv, b, a, core_attn_out, metadata)
+            return
+        if metadata.num_prefills == 0:
+            part = slice(0, metadata.num_spec_decode_tokens)
+            self._spec(mixed_qkv[part], b[part], a[part], core_attn_out[part], metadata)
+            return
+        for tokens, forward in (
+            (metadata.spec_token_indx, self._spec),
+            (metadata.non_spec_token_indx, self._non_spec),
+        ):
+            out = core_attn_out.new_empty(len(tokens), *core_attn_out.shape[1:])
+            x, own_b, own_a = (t.index_select(0, tokens) for t in (mixed_qkv, b, a))
+            forward(x, own_b, own_a, out, metadata)
+            core_attn_out.index_copy_(0, tokens.long(), out)
+
+    def _non_spec(
+        self,
+        mixed_qkv: torch.Tensor,
+        b: torch.Tensor,
+        a: torch.Tensor,
+        out: torch.Tensor,
+        metadata: GDNAttentionMetadata,
+    ) -> None:
+        """Decodes first, then prefills."""
         decodes, prefills = metadata.num_decode_tokens, metadata.num_prefill_tokens
         if decodes > 0:
             part = slice(0, decodes)
-            self._decode(mixed_qkv[part], b[part], a[part], core_attn_out[part], metadata)
+            self._decode(mixed_qkv[part], b[part], a[part], out[part], metadata)
         if metadata.num_prefills > 0:
             part = slice(decodes, decodes + prefills)
             meta = require_prefill_meta(
@@ -93,7 +123,7 @@ class StepQwenGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
                 num_tokens=prefills,
                 num_seqs=metadata.num_prefills,
             )
-            self._prefill(mixed_qkv[part], b[part], a[part], core_attn_out[part], metadata, meta)
+            self._prefill(mixed_qkv[part], b[part], a[part], out[part], metadata, meta)
 
     def _output_projection(
         self, core_attn_out: torch.Tensor, z: torch.Tensor, output: torch.Tensor, num_tokens: int
@@ -163,6 +193,46 @@ class StepQwenGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
             ssm_state,
             state_indices,
             metadata.non_spec_query_start_loc[: decodes + 1],
+        )
+        out.copy_(o.squeeze(0))
+
+    def _spec(
+        self,
+        mixed_qkv: torch.Tensor,
+        b: torch.Tensor,
+        a: torch.Tensor,
+        out: torch.Tensor,
+        metadata: GDNAttentionMetadata,
+    ) -> None:
+        conv_state, ssm_state = self._states()
+        requests = metadata.num_spec_decodes
+        state_indices = metadata.spec_state_indices_tensor[:requests]
+        accepted = metadata.num_accepted_tokens[:requests]
+        layout = SpecLayout.from_query_start_loc(metadata.spec_query_start_loc[: requests + 1])
+        mixed_qkv = causal_conv1d_update_spec(
+            mixed_qkv,
+            conv_state,
+            self.conv1d.weight.squeeze(1),
+            self.conv1d.bias,
+            self.activation,
+            conv_state_indices=state_indices[:, 0],
+            num_accepted_tokens=accepted,
+            layout=layout,
+        )
+        q, k, v = self._heads(mixed_qkv)
+        o = spec_decode(
+            self.decode_kernel,
+            self.A_log,
+            self.dt_bias,
+            q,
+            k,
+            v,
+            a,
+            b,
+            ssm_state,
+            state_indices,
+            accepted,
+            layout,
         )
         out.copy_(o.squeeze(0))
 

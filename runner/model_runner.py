@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from vllm.logger import init_logger
 
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
+from ascend_gdn.attention.step_plan import StepInputs
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
-from ascend_gdn.runner.pool import StepBufferPool
+from ascend_gdn.runner.pool import StepBufferPool, StepPools
 from ascend_gdn.runner.stats import GDNStats
 from ascend_gdn.runner.step import GDNSteps
 
@@ -22,16 +25,16 @@ logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger 
 
 
 class StepModelRunnerMixin(Base):
-    """Owns the step and its buffer pool. Put it before a vLLM model runner in the bases.
+    """Owns the step and its buffer pools. Put it before a vLLM model runner in the bases.
 
-    The pool is made when vLLM has made the metadata builders (vLLM 0.23.0:
+    The pools are made when vLLM has made the metadata builders (vLLM 0.23.0:
     ``initialize_metadata_builders``), since only then the KV cache groups are known, and again
     whenever vLLM sets up the KV cache anew.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.gdn_stats = GDNStats()
-        self.gdn_pool: StepBufferPool | None = None
+        self.gdn_pools: StepPools | None = None
         self.gdn_steps: GDNSteps | None = None
         super().__init__(*args, **kwargs)
 
@@ -45,9 +48,15 @@ class StepModelRunnerMixin(Base):
         with self.gdn_steps.open():
             return super()._build_attention_metadata(*args, **kwargs)
 
+    def _dummy_run(self, *args: Any, **kwargs: Any) -> Any:
+        if self.gdn_steps is None:
+            return super()._dummy_run(*args, **kwargs)
+        with self.gdn_steps.idle():
+            return super()._dummy_run(*args, **kwargs)
+
     def bind_gdn_builders(self) -> None:
-        """Make the pool and connect every GDN builder to the steps; leave others alone."""
-        self.close_gdn_pool()
+        """Make the pools and connect every GDN builder to the steps; leave others alone."""
+        self.close_gdn_pools()
         builders = [
             (kv_cache_group, builder)
             for kv_cache_group, attn_groups in enumerate(self.attn_groups)
@@ -70,25 +79,48 @@ class StepModelRunnerMixin(Base):
             cumsum_block=cumsum_block_size(value_heads),
             num_spec=builders[0][1].num_spec,
         )
-        self.gdn_pool = StepBufferPool(layout, self.device, self.gdn_stats)
+        # A graph pads a step without prefills to as many tokens as it was captured with.
+        rows = max(
+            self.max_num_reqs * (layout.num_spec + 1), builders[0][1].decode_cudagraph_max_bs
+        )
+        self.gdn_pools = StepPools(
+            prefill=StepBufferPool(layout, self.device, self.gdn_stats),
+            decode=StepBufferPool(
+                layout.without_prefills(rows), self.device, self.gdn_stats, fixed=True
+            ),
+        )
         self.gdn_steps = GDNSteps(
-            self.gdn_pool,
-            # Asked at each step: vLLM may replace the input batch after the builders are made.
-            lambda: [self.input_batch.block_table[g].get_numpy_array() for g in groups],
-            self.gdn_stats,
+            self.gdn_pools, lambda idle: self._gdn_step_inputs(groups, idle), self.gdn_stats
         )
         for kv_cache_group, builder in builders:
             builder.bind(self.gdn_steps, groups.index(kv_cache_group))
         logger.info(
             "ascend-gdn: %d KV cache groups of GDN layers share one metadata plan a step "
-            "(up to %d sequences, %d tokens; pool of %d bytes).",
+            "(up to %d sequences, %d tokens; pools of %d bytes).",
             len(groups),
             layout.max_seqs,
             layout.max_tokens,
             self.gdn_stats.pool_bytes,
         )
 
-    def close_gdn_pool(self) -> None:
-        """Give the pool's buffers back; builders still bound to it raise from then on."""
-        if self.gdn_pool is not None:
-            self.gdn_pool.close()
+    def _gdn_step_inputs(self, groups: list[int], idle: bool) -> StepInputs:
+        """What a step takes from the runner's host buffers (gpu_model_runner.py, 0.23.0)."""
+        batch = self.input_batch
+        inputs = StepInputs(
+            block_tables=[batch.block_table[group].get_numpy_array() for group in groups],
+            # _prepare_inputs waits for the counts of the last step, so the host's are exact.
+            num_accepted_tokens=self.num_accepted_tokens.np if self.speculative_config else None,
+        )
+        if idle:
+            return inputs.without_requests()
+        if self.cache_config.mamba_cache_mode == "align":
+            # Where preprocess_mamba has just put each request's state.
+            columns = np.array([self.mamba_state_idx[request] for request in batch.req_ids])
+            inputs = replace(inputs, state_columns=columns)
+        return inputs
+
+    def close_gdn_pools(self) -> None:
+        """Give the pools' buffers back; builders still bound to them raise from then on."""
+        if self.gdn_pools is not None:
+            self.gdn_pools.close()
+            self.gdn_pools = None

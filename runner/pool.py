@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from ascend_gdn.attention.metadata import GDNContractError
@@ -15,7 +17,9 @@ _POISON = -(2**31)
 class PoolSlot:
     """One packed host buffer and its device twin. Filled between ``acquire`` and ``publish``."""
 
-    def __init__(self, layout: TableLayout, device: torch.device):
+    def __init__(
+        self, layout: TableLayout, device: torch.device, twin: torch.Tensor | None = None
+    ) -> None:
         self.layout = layout
         self.generation = 0
         on_host = device.type == "cpu"
@@ -23,7 +27,9 @@ class PoolSlot:
         self.host_buffer = torch.full(
             (layout.num_elements,), _POISON, dtype=torch.int32, pin_memory=not on_host
         )
-        self.device_buffer = self.host_buffer if on_host else self.host_buffer.to(device)
+        if twin is None:
+            twin = self.host_buffer if on_host else self.host_buffer.to(device)
+        self.device_buffer = twin
         self.host = self.host_buffer.numpy()
         self.host_tables = Tables.over(self.host_buffer, layout).map(torch.Tensor.numpy)
         self.device_tables = Tables.over(self.device_buffer, layout)
@@ -43,19 +49,36 @@ class StepBufferPool:
         depth: Slots. With two, the host can fill a step's tables while the device still reads those
             of the step before.
         stats: Where waits and copied bytes are counted.
+        fixed: All slots have one device buffer, so that its addresses are the same in every step.
+            Copies to it keep the stream's order. On CPU there is one slot then.
     """
 
     def __init__(
-        self, layout: TableLayout, device: torch.device, stats: GDNStats, depth: int = 2
+        self,
+        layout: TableLayout,
+        device: torch.device,
+        stats: GDNStats,
+        depth: int = 2,
+        fixed: bool = False,
     ) -> None:
         if depth < 1:
             raise ValueError(f"StepBufferPool: got depth {depth}, expected at least 1")
         self.layout = layout
-        self._slots = [PoolSlot(layout, device) for _ in range(depth)]
+        self._slots = [PoolSlot(layout, device)]
+        if not fixed:
+            self._slots += [PoolSlot(layout, device) for _ in range(depth - 1)]
+        elif device.type != "cpu":
+            twin = self._slots[0].device_buffer
+            self._slots += [PoolSlot(layout, device, twin) for _ in range(depth - 1)]
         self._next = 0
         self._stats = stats
         self._closed = False
-        stats.pool_bytes = sum(slot.host.nbytes for slot in self._slots)
+        stats.pool_bytes += self.num_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        """Host bytes of all slots."""
+        return sum(slot.host.nbytes for slot in self._slots)
 
     def acquire(self) -> PoolSlot:
         """Take the next slot for writing, after its last copy has left the host buffer."""
@@ -91,6 +114,22 @@ class StepBufferPool:
     def close(self) -> None:
         """Let go of all buffers; every later ``acquire`` raises."""
         self._closed = True
+        self._stats.pool_bytes -= self.num_bytes
         for slot in self._slots:
             slot.generation += 1  # metadata still held anywhere is stale from here on
         self._slots = []
+
+
+@dataclass(frozen=True)
+class StepPools:
+    """The pools of a runner."""
+
+    prefill: StepBufferPool
+    """For steps that have prefills."""
+    decode: StepBufferPool
+    """For steps that have none; at fixed addresses."""
+
+    def close(self) -> None:
+        """Let go of all buffers."""
+        self.prefill.close()
+        self.decode.close()

@@ -3,40 +3,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 
 from ascend_gdn.attention.batch_split import BatchSplit
+from ascend_gdn.attention.decode_plan import DecodePlan, fill_decode_slot
 from ascend_gdn.attention.metadata import GDNContractError
-from ascend_gdn.attention.step_plan import StepPlan, check_capacity, fill_slot, plan_of
-from ascend_gdn.runner.pool import StepBufferPool
+from ascend_gdn.attention.step_plan import StepInputs, StepPlan, check_capacity, fill_slot, plan_of
+from ascend_gdn.runner.pool import StepPools
 from ascend_gdn.runner.stats import GDNStats
-
-BlockTables = Callable[[], Sequence[np.ndarray]]
 
 
 class GDNStep:
-    """What the builders of one step share: the split of its batch and, if it prefills, its plan."""
+    """What the builders of one step share: the split of its batch and what was built for it."""
 
-    def __init__(self, pool: StepBufferPool, block_tables: BlockTables, stats: GDNStats) -> None:
+    def __init__(self, pools: StepPools, inputs: StepInputs, stats: GDNStats, idle: bool) -> None:
+        self.inputs = inputs
+        self.idle = idle
         self.split: BatchSplit | None = None
         self.plan: StepPlan | None = None
-        self._pool = pool
-        self._block_tables = block_tables
+        self.decode_plan: DecodePlan | None = None
+        self._pools = pools
         self._stats = stats
 
     def make_plan(self, split: BatchSplit, query_start_loc: np.ndarray) -> StepPlan:
         """Fill one slot with every table of the step and send it: once a step, for all groups."""
-        check_capacity(split, self._pool.layout)
-        slot = self._pool.acquire()
-        rows = fill_slot(slot, split, query_start_loc, self._block_tables())
-        num_token_indx = 0 if split.spec is None else split.num_tokens
-        self._pool.publish(slot, self._pool.layout.num_fixed + num_token_indx)
+        pool = self._pools.prefill
+        check_capacity(split, pool.layout)
+        slot = pool.acquire()
+        rows = fill_slot(slot, split, query_start_loc, self.inputs)
+        pool.publish(slot, pool.layout.num_fixed + (split.num_tokens if split.spec else 0))
         self._stats.prefill_steps += 1
         self._stats.plans_built += 1
         return plan_of(slot, split, rows)
+
+    def make_decode_plan(self, split: BatchSplit) -> DecodePlan:
+        """The same for a step without prefills."""
+        check_capacity(split, self._pools.prefill.layout)
+        pool = self._pools.decode
+        slot = pool.acquire()
+        fill_decode_slot(slot, split, self.inputs)
+        pool.publish(slot, pool.layout.num_fixed + (split.num_tokens if split.spec else 0))
+        return DecodePlan(split, slot)
 
     def count_build(self, host_ns: int, reused: bool) -> None:
         """Count one group's build in a prefill step; ``reused`` if the plan was already there."""
@@ -45,12 +55,23 @@ class GDNStep:
 
 
 class GDNSteps:
-    """The runner's steps: at most one open at a time, closed whatever happens inside."""
+    """The runner's steps: at most one open at a time, closed whatever happens inside.
 
-    def __init__(self, pool: StepBufferPool, block_tables: BlockTables, stats: GDNStats) -> None:
+    Args:
+        pools: Where plans are written.
+        inputs: Asked once a step, with whether it is idle: vLLM may replace its buffers after the
+            builders are made.
+        stats: What is counted.
+    """
+
+    def __init__(
+        self, pools: StepPools, inputs: Callable[[bool], StepInputs], stats: GDNStats
+    ) -> None:
         self.current: GDNStep | None = None
-        self._make = lambda: GDNStep(pool, block_tables, stats)
+        self._pools = pools
+        self._inputs = inputs
         self._stats = stats
+        self._idle = False
 
     @contextmanager
     def open(self) -> Iterator[GDNStep]:
@@ -63,9 +84,18 @@ class GDNSteps:
                 expected="one step at a time",
                 cause="_build_attention_metadata was entered from within itself",
             )
-        self.current = self._make()
+        self.current = GDNStep(self._pools, self._inputs(self._idle), self._stats, self._idle)
         self._stats.steps += 1
         try:
             yield self.current
         finally:
             self.current = None
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Steps opened inside are dummy batches: warm-up, capture, idle data-parallel ranks."""
+        self._idle = True
+        try:
+            yield
+        finally:
+            self._idle = False

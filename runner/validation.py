@@ -22,13 +22,9 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
         message
         for refused, message in (
             (
-                cache_mode != "none",
-                f"got mamba_cache_mode={cache_mode!r}, expected 'none'; pass "
-                "--no-enable-prefix-caching",
-            ),
-            (
-                vllm_config.speculative_config is not None,
-                "got a speculative_config, expected none; leave out --speculative-config",
+                cache_mode not in ("none", "align"),
+                f"got mamba_cache_mode={cache_mode!r}, expected 'none' or 'align'; vLLM 0.23.0 "
+                "has no 'all' for GDN either: pass --mamba-cache-mode align",
             ),
             (
                 vllm_config.use_v2_model_runner,

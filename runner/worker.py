@@ -91,5 +91,5 @@ class StepWorkerMixin(Base):
 
     def shutdown(self) -> None:
         if isinstance(self.model_runner, StepModelRunnerMixin):
-            self.model_runner.close_gdn_pool()
+            self.model_runner.close_gdn_pools()
         super().shutdown()

@@ -11,10 +11,21 @@ from hypothesis import strategies as st
 from ascend_gdn.attention.batch_split import split_batch
 
 
-def split(lengths: list[int], context: list[int], drafts: list[int] | None = None):
+def split(
+    lengths: list[int],
+    context: list[int],
+    drafts: list[int] | None = None,
+    accepted: list[int] | None = None,
+):
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     draft_tokens = None if drafts is None else np.array(drafts, dtype=np.int32)
-    return split_batch(starts, np.add(lengths, context).astype(np.int32), draft_tokens)
+    return split_batch(
+        starts,
+        np.add(lengths, context).astype(np.int32),
+        draft_tokens,
+        # The runner's buffer is longer than the batch; what is behind it is stale.
+        None if accepted is None else np.array([*accepted, 4, 4], dtype=np.int32),
+    )
 
 
 @pytest.mark.parametrize(
@@ -51,6 +62,21 @@ def test_everything_beside_speculative_requests_prefills():
     assert result.num_spec_tokens == 8
     assert result.non_spec.rows.tolist() == [1, 4]
     assert (result.num_decodes, result.num_prefills, result.num_prefill_tokens) == (0, 2, 101)
+
+
+@pytest.mark.parametrize("drafts", [None, [-1, -1, -1], [3, -1, -1]])
+def test_a_decode_whose_state_is_not_in_its_first_block_speculates(drafts):
+    lengths = [4 if drafts and drafts[0] > 0 else 1, 1, 100]
+    result = split(lengths, [50, 60, 0], drafts, accepted=[2, 3, 1])
+    assert result.spec.rows.tolist() == [0, 1]
+    assert result.spec_mask.tolist() == [True, True, False]
+    assert result.non_spec.rows.tolist() == [2]
+
+
+def test_accepted_counts_of_one_change_nothing():
+    result = split([1, 1, 100], [50, 60, 0], [-1, -1, -1], accepted=[1, 1, 1])
+    assert result.spec is None
+    assert (result.num_decodes, result.num_prefills) == (2, 1)
 
 
 @pytest.mark.parametrize("drafts", [[-1, -1], [0, -1]])

@@ -8,10 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
 
-from ascend_gdn.attention.builder import StepGDNAttentionMetadata, StepGDNAttentionMetadataBuilder
+from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
 from ascend_gdn.attention.metadata import GDNContractError
-from workloads import WORKLOADS, Ours, Theirs, Workload, builder_arguments
+from ascend_gdn.attention.step_plan import StepInputs
+from ascend_gdn.runner.stats import GDNStats
+from ascend_gdn.runner.step import GDNSteps
+from workloads import DECODE_WORKLOADS, WORKLOADS, Ours, Theirs, Workload, builder_arguments
 
 from .reference import reference_tables
 
@@ -55,20 +59,25 @@ def assert_same(workload: Workload) -> None:
 
 
 requests = st.tuples(st.integers(2, 300), st.integers(0, 400))
+state_block_sizes = st.sampled_from([0, 64, 96])  # 0: no prefix caching
 
 
 @settings(max_examples=100, deadline=None)
 @given(
     decodes=st.lists(st.integers(1, 500), max_size=20),
     prefills=st.lists(requests, max_size=12),
+    state_block_size=state_block_sizes,
+    full_graph=st.booleans(),
 )
-def test_equals_vllm_on_random_batches(decodes, prefills):
+def test_equals_vllm_on_random_batches(decodes, prefills, state_block_size, full_graph):
     if decodes or prefills:
         assert_same(
             Workload(
                 "random",
                 [1] * len(decodes) + [length for length, _ in prefills],
                 decodes + [context for _, context in prefills],
+                state_block_size=state_block_size,
+                full_graph=full_graph,
             )
         )
 
@@ -79,20 +88,35 @@ def test_equals_vllm_on_random_batches(decodes, prefills):
     decodes=st.lists(st.integers(1, 500), max_size=5),
     prefills=st.lists(requests, max_size=8),
     num_spec=st.integers(1, 4),
+    state_block_size=state_block_sizes,
+    data=st.data(),
 )
-def test_equals_vllm_beside_speculative_requests(spec, decodes, prefills, num_spec):
+def test_equals_vllm_beside_speculative_requests(
+    spec, decodes, prefills, num_spec, state_block_size, data
+):
     others = len(decodes) + len(prefills)
+    # The first keeps all its drafts; the others may have lost some to the token budget.
+    lost = st.integers(0, num_spec)
+    drafts = [num_spec] + [num_spec - data.draw(lost) for _ in spec[1:]]
+    accepted = [data.draw(st.integers(1, num_spec + 1)) for _ in spec]
     assert_same(
         Workload(
             "random",
-            [num_spec + 1] * len(spec) + [1] * len(decodes) + [length for length, _ in prefills],
+            [count + 1 for count in drafts]
+            + [1] * len(decodes)
+            + [length for length, _ in prefills],
             spec + decodes + [context for _, context in prefills],
-            [num_spec] * len(spec) + [-1] * others,
+            drafts + [-1] * others,
+            accepted + [1] * others,
+            state_block_size,
+            full_graph=data.draw(st.booleans()),
         )
     )
 
 
-@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
+@pytest.mark.parametrize(
+    "workload", WORKLOADS + DECODE_WORKLOADS, ids=lambda workload: workload.name
+)
 def test_equals_vllm_on_the_benchmark_workloads(workload):
     assert_same(workload)
 
@@ -122,11 +146,9 @@ def test_all_six_tables_of_a_mixed_step():
 # Where ours differs from vLLM's on purpose.
 
 
-def first_group(workload: Workload) -> StepGDNAttentionMetadata:
+def first_group(workload: Workload) -> GDNAttentionMetadata:
     ours = Ours(workload)
-    metadata = ours.step(ours.batch.common_metadata())[0]
-    assert isinstance(metadata, StepGDNAttentionMetadata)
-    return metadata
+    return ours.step(ours.batch.common_metadata())[0]
 
 
 def test_zero_length_in_the_middle_is_one_index_space():
@@ -152,9 +174,119 @@ def test_padded_rows_are_dropped():
     assert metadata.non_spec_query_start_loc.tolist() == [0, 1, 81]
 
 
+def test_a_decode_that_lost_its_drafts_goes_on_from_the_last_token_it_kept():
+    # vLLM decodes it from its first block, which holds the state after the first kept token.
+    metadata = first_group(
+        Workload("lost drafts", [4, 1, 1], [50, 60, 70], [3, -1, -1], accepted=[2, 3, 1])
+    )
+    assert (metadata.num_spec_decodes, metadata.num_prefills) == (2, 1)
+    assert metadata.spec_state_indices_tensor.tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert metadata.num_accepted_tokens.tolist() == [2, 3]
+    assert metadata.prefill_state_indices.tolist() == [9]
+    assert metadata.spec_token_indx.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_step_whose_decodes_all_lost_their_drafts():
+    # vLLM's runner names no drafts in such a step.
+    workload = Workload("lost drafts", [1, 1], [50, 60], [3, 3], accepted=[4, 2])
+    ours = Ours(workload)
+    ours.batch.extra = {}
+    for group, metadata in enumerate(ours.step(ours.batch.common_metadata())):
+        assert (metadata.num_spec_decodes, metadata.num_spec_decode_tokens) == (2, 2)
+        assert (metadata.num_decodes, metadata.num_prefills) == (0, 0)
+        blocks = ours.batch.block_tables[group][:2, :4]
+        assert metadata.spec_state_indices_tensor.tolist() == blocks.tolist()
+        assert metadata.num_accepted_tokens.tolist() == [4, 2]
+        assert metadata.spec_query_start_loc.tolist() == [0, 1, 2]
+
+
+def test_k_plus_1_token_prompt_is_a_prefill():
+    # By its shape alone it would pass for a request that verifies 3 drafts.
+    metadata = first_group(Workload("prompt", [4, 4], [50, 0], [3, -1]))
+    assert (metadata.num_spec_decodes, metadata.num_prefills) == (1, 1)
+    assert metadata.prefill_has_initial_state.tolist() == [False]
+    ours = Ours(Workload("prompt alone", [4], [0], [3]))
+    ours.batch.extra["num_decode_draft_tokens_cpu"][0] = -1
+    alone = ours.step(ours.batch.common_metadata())[0]
+    assert (alone.num_spec_decodes, alone.num_prefills, alone.num_decodes) == (0, 1, 0)
+
+
+def test_one_token_prefill_remainder_beside_speculative_requests():
+    metadata = first_group(Workload("remainder", [4, 1], [50, 64], [3, -1]))
+    assert (metadata.num_spec_decodes, metadata.num_prefills) == (1, 1)
+    assert metadata.prefill_has_initial_state.tolist() == [True]
+
+
+def test_accepted_count_larger_than_the_query_is_kept():
+    # It counts the tokens of the last step: the state is where it says, however few follow now.
+    # vLLM-Ascend clamps it to the query (gdn_attn_builder.py, main), which takes an older state.
+    metadata = first_group(Workload("short query", [4, 2], [50, 60], [3, 1], accepted=[1, 4]))
+    assert metadata.num_accepted_tokens.tolist() == [1, 4]
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [
+        pytest.param(Workload("any", [1, 1], [9, 9]), id="decode"),
+        pytest.param(Workload("any", [1, 1], [9, 9], full_graph=True), id="decode, graph"),
+        pytest.param(Workload("any", [4, 4], [9, 9], [3, 3], [4, 2]), id="speculative"),
+        pytest.param(
+            Workload("any", [4, 4], [9, 9], [3, 3], [4, 2], full_graph=True),
+            id="speculative, graph",
+        ),
+        pytest.param(Workload("any", [4, 1], [9, 9], [3, -1], [4, 2]), id="stale drafts"),
+        pytest.param(Workload("any", [1, 300], [9, 9]), id="mixed"),
+        pytest.param(Workload("any", [4, 90], [9, 9], [3, -1], [4, 1]), id="mixed, speculative"),
+        pytest.param(Workload("any", [1, 90], [9, 9], state_block_size=64), id="prefix caching"),
+    ],
+)
+def test_a_dummy_step_names_no_live_block(workload):
+    # The rows that it runs over are those of live requests here.
+    ours = Ours(workload)
+    with ours.steps.idle():
+        groups = ours.step(ours.batch.common_metadata())
+    for metadata in groups:
+        for name in ("spec_state_indices_tensor", "non_spec_state_indices_tensor"):
+            indices = getattr(metadata, name)
+            assert indices is None or not indices.any(), name
+        assert metadata.prefill_state_indices is None or not metadata.prefill_state_indices.any()
+    # The next step is a real one again.
+    metadata = ours.step(ours.batch.common_metadata())[0]
+    indices = metadata.spec_state_indices_tensor
+    assert (metadata.non_spec_state_indices_tensor if indices is None else indices).any()
+
+
+@pytest.mark.parametrize("workload", [DECODE_WORKLOADS[3], DECODE_WORKLOADS[4]], ids=["", "MTP"])
+def test_a_graph_finds_its_inputs_at_the_same_addresses(workload):
+    ours = Ours(workload)
+    steps = [ours.step(ours.batch.common_metadata()) for _ in range(3)]
+    for group in range(3):
+        addresses = {
+            tuple(
+                value.data_ptr()
+                for value in vars(step[group]).values()
+                if isinstance(value, torch.Tensor)
+            )
+            for step in steps
+        }
+        assert len(addresses) == 1
+
+
+def test_padding_of_a_full_graph_is_null():
+    ours = Ours(Workload("padded", [1, 1], [9, 9], full_graph=True))
+    ours.step(Ours(Workload("full", [1] * 8, [9] * 8, full_graph=True)).batch.common_metadata())
+    common = ours.batch.common_metadata()
+    for group in common:
+        group.num_actual_tokens = 8  # vLLM's runner pads it to the size of the graph
+    for metadata, table in zip(ours.step(common), ours.batch.block_tables, strict=True):
+        indices = metadata.non_spec_state_indices_tensor
+        assert indices.tolist() == table[:2, 0].tolist() + [0] * 6
+        assert metadata.non_spec_query_start_loc.tolist() == [0, 1] + [2] * 7
+
+
 def test_a_step_leaves_nothing_of_the_one_before():
     ours = Ours(WORKLOADS[1])
-    for slot in ours.pool._slots:
+    for slot in ours.pools.prefill._slots:
         slot.host_buffer.fill_(-7_777_777)
     for metadata in ours.step(ours.batch.common_metadata()):
         for name in SHARED_FIELDS:
@@ -203,6 +335,9 @@ def test_missing_host_lengths_raise():
 
 def test_missing_accepted_counts_raise():
     ours = Ours(WORKLOADS[6])
-    ours.batch.extra["num_accepted_tokens"] = None
+    inputs = StepInputs(ours.batch.block_tables)
+    ours.steps = GDNSteps(ours.pools, lambda idle: inputs, GDNStats())
+    for group, builder in enumerate(ours.builders):
+        builder.bind(ours.steps, group)
     with pytest.raises(GDNContractError, match="num_accepted_tokens"):
         ours.step(ours.batch.common_metadata())

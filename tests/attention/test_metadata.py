@@ -50,7 +50,7 @@ def test_meta_of_an_earlier_step_whose_slot_was_taken_again(ours, meta):
 
 
 def test_meta_of_a_closed_pool(ours, meta):
-    ours.pool.close()
+    ours.pools.close()
     with pytest.raises(GDNContractError, match="generation"):
         require_prefill_meta(meta, layer=LAYER, num_tokens=73, num_seqs=2)
 

@@ -25,6 +25,8 @@ class StubRunner:
             hf_text_config=SimpleNamespace(linear_num_value_heads=8)
         )
         self.parallel_config = SimpleNamespace(tensor_parallel_size=2)
+        self.speculative_config = None
+        self.cache_config = SimpleNamespace(mamba_cache_mode="none")
         self.builders_of_groups = builders_of_groups
         self.attn_groups = []
         self.seen = []
@@ -32,12 +34,17 @@ class StubRunner:
             SimpleNamespace(get_numpy_array=lambda group=group: np.full((8, 1), group + 10))
             for group in range(len(builders_of_groups))
         ]
-        self.input_batch = SimpleNamespace(block_table=tables)
+        self.input_batch = SimpleNamespace(block_table=tables, req_ids=["a", "b"])
+        self.num_accepted_tokens = SimpleNamespace(np=np.full(8, 3))
+        self.mamba_state_idx = {"b": 5, "a": 2}
 
     def initialize_metadata_builders(self, kv_cache_config, kernel_block_sizes) -> None:
         self.attn_groups = [
             [SimpleNamespace(metadata_builders=builders)] for builders in self.builders_of_groups
         ]
+
+    def _dummy_run(self, action):
+        return self._build_attention_metadata(action)
 
     def _build_attention_metadata(self, action):
         self.seen.append(self.gdn_steps.current if self.gdn_steps else None)
@@ -114,18 +121,45 @@ def test_steps_without_prefill_go_to_vllm_and_plan_nothing(runner, gdn_builders)
     assert (runner.gdn_stats.steps, runner.gdn_stats.prefill_steps) == (1, 0)
 
 
+def test_a_dummy_run_opens_idle_steps(runner, gdn_builders):
+    common = Batch(Workload("prompt", [70], [0])).common_metadata()
+    metadata = runner._dummy_run(lambda _: gdn_builders[0].build(0, common[0]))
+    assert metadata.prefill_state_indices.tolist() == [0]
+    assert runner.seen[0].idle
+    metadata = runner._build_attention_metadata(lambda _: gdn_builders[0].build(0, common[0]))
+    assert metadata.prefill_state_indices.tolist() == [10]
+    assert not runner.seen[1].idle
+
+
+def test_inputs_of_a_step(runner):
+    inputs = runner._gdn_step_inputs([0, 2], idle=False)
+    assert [table[0, 0] for table in inputs.block_tables] == [10, 12]
+    assert inputs.num_accepted_tokens is None
+    assert inputs.state_columns is None
+    runner.speculative_config = object()
+    runner.cache_config.mamba_cache_mode = "align"
+    inputs = runner._gdn_step_inputs([0, 2], idle=False)
+    assert inputs.num_accepted_tokens is runner.num_accepted_tokens.np
+    assert inputs.state_columns.tolist() == [2, 5]
+    runner.mamba_state_idx.clear()
+    inputs = runner._gdn_step_inputs([0, 2], idle=True)
+    assert not np.concatenate(inputs.block_tables).any()
+    assert (inputs.num_accepted_tokens == 1).all()
+    assert inputs.state_columns is None
+
+
 def test_setting_up_the_kv_cache_anew_closes_the_old_pool(runner, gdn_builders):
-    old = runner.gdn_pool
+    old = runner.gdn_pools
     runner.initialize_metadata_builders(None, [])
-    assert runner.gdn_pool is not old
+    assert runner.gdn_pools is not old
     assert gdn_builders[0]._steps is runner.gdn_steps
     with pytest.raises(GDNContractError, match="a closed pool"):
-        old.acquire()
+        old.prefill.acquire()
 
 
 def test_a_model_without_gdn_layers_runs_as_upstream(mocker):
     runner = Runner([[mocker.Mock()]])
     runner.initialize_metadata_builders(None, [])
-    assert runner.gdn_pool is None
+    assert runner.gdn_pools is None
     assert runner._build_attention_metadata(lambda _: "metadata") == "metadata"
     assert runner.seen == [None]

@@ -8,7 +8,7 @@ import torch
 
 from ascend_gdn.attention.metadata import GDNContractError
 from ascend_gdn.attention.table_layout import TableLayout
-from ascend_gdn.runner.pool import StepBufferPool
+from ascend_gdn.runner.pool import PoolSlot, StepBufferPool, StepPools
 from ascend_gdn.runner.stats import GDNStats
 
 LAYOUT = TableLayout(max_seqs=4, max_tokens=256, num_groups=3, cumsum_block=64)
@@ -92,3 +92,26 @@ def test_closed_pool_raises():
 def test_depth_is_checked():
     with pytest.raises(ValueError, match="got depth 0, expected at least 1"):
         StepBufferPool(LAYOUT, CPU, GDNStats(), depth=0)
+
+
+def test_fixed_slots_have_one_device_buffer():
+    pool = StepBufferPool(LAYOUT, CPU, GDNStats(), depth=2, fixed=True)
+    first = pool.acquire()
+    assert pool.acquire() is first
+    second = PoolSlot(LAYOUT, CPU, first.device_buffer)
+    assert second.device_tables.cu_seqlens.data_ptr() == first.device_tables.cu_seqlens.data_ptr()
+    assert second.host_buffer is not first.host_buffer
+
+
+def test_bytes_of_all_pools_are_counted_until_they_are_closed():
+    stats = GDNStats()
+    decode = LAYOUT.without_prefills(8)
+    pools = StepPools(
+        StepBufferPool(LAYOUT, CPU, stats), StepBufferPool(decode, CPU, stats, fixed=True)
+    )
+    assert stats.pool_bytes == 4 * (2 * LAYOUT.num_elements + decode.num_elements)
+    assert decode.num_elements < LAYOUT.num_elements
+    pools.close()
+    assert stats.pool_bytes == 0
+    with pytest.raises(GDNContractError, match="a closed pool"):
+        pools.decode.acquire()

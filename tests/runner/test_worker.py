@@ -33,7 +33,7 @@ class StubWorker:
 class StubRunner(StepModelRunnerMixin):
     def __init__(self) -> None:
         self.gdn_stats = GDNStats(steps=3, host_ns=2500)
-        self.gdn_pool = None
+        self.gdn_pools = None
 
 
 class Worker(StepWorkerMixin, StubWorker):
@@ -79,8 +79,8 @@ def test_another_model_is_left_to_vllm(registry):
 
 
 def test_a_refused_option_stops_before_anything_is_registered(registry):
-    with pytest.raises(ValueError, match="--speculative-config"):
-        Worker(named_config(speculative_config=object()))
+    with pytest.raises(ValueError, match="--enable-lora"):
+        Worker(named_config(lora_config=object()))
     assert NAME not in registry
 
 
