@@ -24,6 +24,9 @@ class Requests:
         return len(self.lengths)
 
 
+_NO_REQUESTS = Requests(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int32))
+
+
 @dataclass(eq=False)
 class BatchSplit:
     """The requests of a step: D decodes, then N prefills; apart from them S speculative decodes.
@@ -86,13 +89,15 @@ def split_batch(
     lengths = query_start_loc[1:] - query_start_loc[:-1]
     num_tokens = int(query_start_loc[-1])
     spec_mask = _spec_mask(lengths, draft_tokens, num_accepted_tokens)
-    if spec_mask is not None:
+    if spec_mask is not None and np.count_nonzero(spec_mask) < len(spec_mask):
         spec = _requests(spec_mask, lengths, seq_lens)
         return BatchSplit(_requests(~spec_mask, lengths, seq_lens), 0, num_tokens, spec, spec_mask)
     if np.count_nonzero(lengths) == len(lengths):
         requests = Requests(slice(0, len(lengths)), lengths, seq_lens - lengths)
     else:
         requests = _requests(True, lengths, seq_lens)
+    if spec_mask is not None:
+        return BatchSplit(_NO_REQUESTS, 0, num_tokens, requests, spec_mask)
     count = len(requests)
     if count == 0:
         return BatchSplit(requests, 0, num_tokens)
@@ -107,11 +112,12 @@ def _spec_mask(
 ) -> np.ndarray | None:
     """[R] bool: requests that verify drafts, or whose state is not in their first block."""
     mask = None
-    if draft_tokens is not None and (draft_tokens > 0).any():
+    # count_nonzero takes a fifth of the time that any() takes.
+    if draft_tokens is not None and np.count_nonzero(draft_tokens > 0):
         mask = draft_tokens >= 0
     if num_accepted_tokens is not None:
         behind = (lengths == 1) & (num_accepted_tokens[: len(lengths)] > 1)
-        if behind.any():
+        if np.count_nonzero(behind):
             mask = behind if mask is None else mask | behind
     return mask
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,7 @@ def fill_decode_slot(slot: Slot, split: BatchSplit, inputs: StepInputs) -> None:
         tables.state_indices[group, :count] = inputs.first_blocks(group, requests.rows)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class DecodePlan:
     """What all KV cache groups share of a step without prefills: D decodes or S speculative ones.
 
@@ -40,6 +41,8 @@ class DecodePlan:
 
     split: BatchSplit
     slot: Slot
+    _first: GDNAttentionMetadata | None = None
+    """Of the group that asked first, in a speculative step."""
 
     def metadata(self, group: int, num_actual_tokens: int, padded: bool) -> GDNAttentionMetadata:
         """Metadata for the layers of ``group``.
@@ -64,18 +67,21 @@ class DecodePlan:
                 non_spec_query_start_loc=tables.query_start_loc[: rows + 1],
                 non_spec_state_indices_tensor=self.slot.state_indices[group][:rows],
             )
-        return GDNAttentionMetadata(
-            num_prefills=0,
-            num_prefill_tokens=0,
-            num_decodes=0,
-            num_decode_tokens=0,
-            num_spec_decodes=len(requests),
-            num_spec_decode_tokens=self.split.num_tokens,
-            num_actual_tokens=num_actual_tokens,
-            spec_query_start_loc=tables.spec_query_start_loc[: rows + 1],
-            spec_state_indices_tensor=tables.spec_state_indices[group, :rows],
-            spec_sequence_masks=tables.spec_sequence_masks[:rows],
-            spec_token_indx=tables.token_indx[: self.split.num_tokens],
-            non_spec_token_indx=tables.token_indx[:0],
-            num_accepted_tokens=tables.num_accepted_tokens[:rows],
-        )
+        if self._first is None:
+            self._first = GDNAttentionMetadata(
+                num_prefills=0,
+                num_prefill_tokens=0,
+                num_decodes=0,
+                num_decode_tokens=0,
+                num_spec_decodes=len(requests),
+                num_spec_decode_tokens=self.split.num_tokens,
+                num_actual_tokens=num_actual_tokens,
+                spec_query_start_loc=tables.spec_query_start_loc[: rows + 1],
+                spec_sequence_masks=tables.spec_sequence_masks[:rows],
+                spec_token_indx=tables.token_indx[: self.split.num_tokens],
+                non_spec_token_indx=tables.token_indx[:0],
+                num_accepted_tokens=tables.num_accepted_tokens[:rows],
+            )
+        metadata = copy(self._first)
+        metadata.spec_state_indices_tensor = tables.spec_state_indices[group, :rows]
+        return metadata

@@ -63,15 +63,19 @@ class StepInputs:
         if self.state_columns is None:
             return table[rows, 0]
         columns = self.state_columns[rows]
-        return table[np.arange(len(columns)) if isinstance(rows, slice) else rows, columns]
+        return table[_as_array(rows), columns]
 
-    def spec_blocks(self, group: int, rows: np.ndarray, count: int) -> np.ndarray:
+    def spec_blocks(self, group: int, rows: np.ndarray | slice, count: int) -> np.ndarray:
         """[n, count] int32: that block and those that follow it, a speculative token each."""
         table = self.block_tables[group]
         if self.state_columns is None:
             return table[rows, :count]
         columns = self.state_columns[rows, None] + np.arange(count)
-        return table[rows[:, None], columns]
+        return table[_as_array(rows)[:, None], columns]
+
+
+def _as_array(rows: np.ndarray | slice) -> np.ndarray:
+    return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +178,7 @@ def fill_spec(tables: Tables[np.ndarray], spec: Requests, inputs: StepInputs) ->
     """Write where the speculative requests' tokens start, what they kept, and where it is."""
     seqs, width = len(spec), tables.spec_state_indices.shape[-1]
     fill_offsets(tables.spec_query_start_loc, spec.lengths)
-    assert inputs.num_accepted_tokens is not None and isinstance(spec.rows, np.ndarray)
+    assert inputs.num_accepted_tokens is not None
     tables.num_accepted_tokens[:seqs] = inputs.num_accepted_tokens[spec.rows]
     tables.spec_sequence_masks[:seqs] = True
     for group in range(len(inputs.block_tables)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Host time per prefill step of the GDN metadata: ours against vLLM 0.23.0's builder, in one run.
+"""Host time per step of the GDN metadata: ours against vLLM 0.23.0's builder, in one run.
 
     benchmarks/bench_metadata_build.py [--rounds 9] [--json FILE]
 
@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from workloads import GROUPS, WORKLOADS, Ours, Side, Theirs, Workload
+from workloads import DECODE_WORKLOADS, GROUPS, WORKLOADS, Ours, Side, Theirs, Workload
 
 STEPS_PER_ROUND = 20
 
@@ -52,20 +52,22 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # the engine builds metadata on one thread
 
-    table = Table(title=f"GDN metadata, host microseconds a prefill step, {GROUPS} groups")
-    for column in ("workload", "vLLM 0.23.0", "ascend-gdn", "ratio"):
-        table.add_column(column, justify="left" if column == "workload" else "right")
-    results = {}
-    for workload in WORKLOADS:
-        with torch.inference_mode():  # as vLLM's execute_model runs
-            upstream, own = measure(workload, arguments.rounds)
-        results[workload.name] = {"vllm_us": upstream, "ascend_gdn_us": own}
-        table.add_row(workload.name, f"{upstream:.0f}", f"{own:.0f}", f"{upstream / own:.1f}x")
-    ratios = [row["vllm_us"] / row["ascend_gdn_us"] for row in results.values()]
-    table.add_section()
-    table.add_row("geometric mean", "", "", f"{statistics.geometric_mean(ratios):.1f}x")
-    table.add_row("worst", "", "", f"{min(ratios):.1f}x")
-    Console().print(table)
+    console, results = Console(), {}
+    for kind, workloads in (("prefill", WORKLOADS), ("decode", DECODE_WORKLOADS)):
+        table = Table(title=f"GDN metadata, host microseconds a {kind} step, {GROUPS} groups")
+        for column in ("workload", "vLLM 0.23.0", "ascend-gdn", "ratio"):
+            table.add_column(column, justify="left" if column == "workload" else "right")
+        ratios = []
+        for workload in workloads:
+            with torch.inference_mode():  # as vLLM's execute_model runs
+                upstream, own = measure(workload, arguments.rounds)
+            results[workload.name] = {"vllm_us": upstream, "ascend_gdn_us": own}
+            ratios.append(upstream / own)
+            table.add_row(workload.name, f"{upstream:.0f}", f"{own:.0f}", f"{ratios[-1]:.1f}x")
+        table.add_section()
+        table.add_row("geometric mean", "", "", f"{statistics.geometric_mean(ratios):.1f}x")
+        table.add_row("worst", "", "", f"{min(ratios):.1f}x")
+        console.print(table)
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 
