@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Write a small random Qwen3-Next checkpoint that vLLM and Hugging Face transformers both load.
+"""Write a small random checkpoint that vLLM and Hugging Face transformers both load.
 
-    python examples/tiny_checkpoint.py OUTDIR [--value-heads 4 --head-dim 128 ...]
+    python examples/tiny_checkpoint.py OUTDIR [--family qwen3_5 --value-heads 4 ...]
 
 The weights are seeded, so the same sizes and seed always give the same file. Names and shapes are
-those of the public Qwen3-Next checkpoints, ``mtp.*`` included. The tokenizer knows every byte and
-a list of made-up words: each word with its leading space is exactly one token.
+those of the public Qwen3-Next and Qwen3.5 checkpoints, ``mtp.*`` included. The tokenizer knows
+every byte and a list of made-up words: each word with its leading space is exactly one token.
 """
 
 import argparse
@@ -15,13 +15,21 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from tiny_tokenizer import LARGEST_VOCABULARY, SMALLEST_VOCABULARY, tiny_tokenizer
+from tiny_qwen3_5 import PROCESSOR_FILES, Qwen35Weights, qwen3_5_config
+from tiny_tokenizer import (
+    LARGEST_VOCABULARY,
+    SMALLEST_VOCABULARY,
+    TOKEN_IDS,
+    VISION_TOKENS,
+    tiny_qwen3_5_tokenizer,
+    tiny_tokenizer,
+)
 from tiny_weights import RandomWeights
 
 MARKER = "tiny_checkpoint.json"  # holds the sizes; its presence says this script wrote the folder
@@ -32,8 +40,8 @@ FORMAT = 2  # raise it when the same sizes and seed would give another file
 class TinySizes:
     """What may vary. ``head_dim`` is that of the linear layers' keys and values.
 
-    ``experts=0`` means dense, except for layer 0 and the MTP layer: vLLM 0.23.0 refuses a
-    Qwen3-Next without any MoE layer (``set_moe_parameters`` in its models/qwen3_next.py).
+    ``experts=0`` means dense; in Qwen3-Next except for layer 0 and the MTP layer, since vLLM 0.23.0
+    refuses one without any MoE layer (``set_moe_parameters`` in its models/qwen3_next.py).
     """
 
     seed: int = 0
@@ -50,6 +58,7 @@ class TinySizes:
     vocab_size: int = 1024
     max_positions: int = 32768
     dtype: str = "bfloat16"
+    family: str = "qwen3_next"
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -73,8 +82,15 @@ class TinySizes:
         )
         _require(self.experts != 1, "experts = 1: give 0 for dense, or at least 2")
         _require(
-            SMALLEST_VOCABULARY <= self.vocab_size <= LARGEST_VOCABULARY,
-            f"vocab_size = {self.vocab_size}: give {SMALLEST_VOCABULARY} to {LARGEST_VOCABULARY}",
+            self.family in ("qwen3_next", "qwen3_5"),
+            f"family = {self.family!r}: give qwen3_next or qwen3_5",
+        )
+        smallest = SMALLEST_VOCABULARY
+        if self.family == "qwen3_5":
+            smallest += len(VISION_TOKENS)
+        _require(
+            smallest <= self.vocab_size <= LARGEST_VOCABULARY,
+            f"vocab_size = {self.vocab_size}: give {smallest} to {LARGEST_VOCABULARY}",
         )
         _require(
             self.dtype in ("float32", "bfloat16"),
@@ -90,12 +106,14 @@ class TinySizes:
 
     @property
     def mlp_only_layers(self) -> list[int]:
-        # Layer 0 stays MoE when dense: vLLM reads the MTP layer's kind from index 0 as well.
-        return list(range(1, self.layers)) if self.experts == 0 else []
+        if self.experts:
+            return []
+        # Layer 0 of a dense Qwen3-Next stays MoE: vLLM reads the MTP layer's kind from index 0 too.
+        return list(range(1 if self.family == "qwen3_next" else 0, self.layers))
 
     @property
     def num_experts(self) -> int:
-        return self.experts or 2
+        return self.experts or (2 if self.family == "qwen3_next" else 0)
 
 
 def _require(condition: bool, message: str) -> None:
@@ -112,7 +130,9 @@ def _divides(divisor_name: str, divisor: int, name: str, value: int) -> None:
 
 
 def model_config(sizes: TinySizes) -> dict[str, object]:
-    """The config.json of the checkpoint, in Qwen3-Next's own terms."""
+    """The config.json of the checkpoint, in the family's own terms."""
+    if sizes.family == "qwen3_5":
+        return qwen3_5_config(sizes)
     return {
         "architectures": ["Qwen3NextForCausalLM"],
         "model_type": "qwen3_next",
@@ -147,9 +167,7 @@ def model_config(sizes: TinySizes) -> dict[str, object]:
         "moe_intermediate_size": 64,
         "shared_expert_intermediate_size": 64,
         "num_nextn_predict_layers": 1,
-        "pad_token_id": 0,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
+        **TOKEN_IDS,
         "use_cache": True,
     }
 
@@ -176,13 +194,16 @@ def write_checkpoint(out: Path, sizes: TinySizes) -> Path:
         new, old = Path(scratch, "new"), Path(scratch, "old")
         new.mkdir()
         dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[sizes.dtype]
-        tensors = {name: t.to(dtype).contiguous() for name, t in RandomWeights(sizes).model()}
+        weights = (Qwen35Weights if sizes.family == "qwen3_5" else RandomWeights)(sizes)
+        tensors = {name: t.to(dtype).contiguous() for name, t in weights.model()}
         save_file(tensors, new / "model.safetensors", metadata={"format": "pt"})
-        tiny_tokenizer(sizes.vocab_size, sizes.max_positions).save_pretrained(new)
-        config = model_config(sizes)
-        _write_json(new / "config.json", config)
-        token_ids = {key: config[key] for key in config if key.endswith("_token_id")}
-        _write_json(new / "generation_config.json", token_ids)
+        make_tokenizer = tiny_qwen3_5_tokenizer if sizes.family == "qwen3_5" else tiny_tokenizer
+        make_tokenizer(sizes.vocab_size, sizes.max_positions).save_pretrained(new)
+        _write_json(new / "config.json", model_config(sizes))
+        _write_json(new / "generation_config.json", TOKEN_IDS)
+        if sizes.family == "qwen3_5":
+            for name, content in PROCESSOR_FILES.items():
+                _write_json(new / name, content)
         (new / MARKER).write_text(marker)
         if out.exists():
             os.rename(out, old)
@@ -190,12 +211,12 @@ def write_checkpoint(out: Path, sizes: TinySizes) -> Path:
     return out
 
 
-def _write_json(path: Path, content: dict[str, object]) -> None:
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Write a small random Qwen3-Next checkpoint.")
+    parser = argparse.ArgumentParser(description="Write a small random checkpoint.")
     parser.add_argument("outdir", type=Path)
     for field in dataclasses.fields(TinySizes):
         option = "--" + field.name.replace("_", "-")

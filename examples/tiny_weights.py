@@ -21,6 +21,9 @@ RESIDUAL_GAIN = 0.5
 class RandomWeights:
     """Draws the tensors one after another from a single seeded generator."""
 
+    backbone = "model"
+    """Where the language model lies."""
+
     def __init__(self, sizes: "TinySizes") -> None:
         self.sizes = sizes
         self.generator = torch.Generator().manual_seed(sizes.seed)
@@ -38,18 +41,20 @@ class RandomWeights:
     def model(self) -> Tensors:
         s = self.sizes
         yield (
-            "model.embed_tokens.weight",
+            f"{self.backbone}.embed_tokens.weight",
             torch.randn(s.vocab_size, s.hidden_size, generator=self.generator),
         )
         for i, kind in enumerate(s.layer_types):
-            yield from self.layer(f"model.layers.{i}", kind, moe=i not in s.mlp_only_layers)
-        yield "model.norm.weight", self.around(0.0, s.hidden_size)
+            yield from self.layer(
+                f"{self.backbone}.layers.{i}", kind, moe=i not in s.mlp_only_layers
+            )
+        yield f"{self.backbone}.norm.weight", self.around(0.0, s.hidden_size)
         # Logits of standard deviation 2: far from uniform, and far from saturated.
         yield "lm_head.weight", self.linear(s.vocab_size, s.hidden_size, gain=2.0)
         yield "mtp.fc.weight", self.linear(s.hidden_size, 2 * s.hidden_size)
         for name in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden"):
             yield f"mtp.{name}.weight", self.around(0.0, s.hidden_size)
-        yield from self.layer("mtp.layers.0", "full_attention", moe=True)
+        yield from self.layer("mtp.layers.0", "full_attention", moe=s.num_experts > 0)
 
     def layer(self, prefix: str, kind: str, moe: bool) -> Tensors:
         hidden = self.sizes.hidden_size
@@ -64,8 +69,7 @@ class RandomWeights:
     def linear_attention(self, prefix: str) -> Tensors:
         s = self.sizes
         keys, values = s.key_heads * s.head_dim, s.value_heads * s.head_dim
-        yield f"{prefix}.in_proj_qkvz.weight", self.linear(2 * keys + 2 * values, s.hidden_size)
-        yield f"{prefix}.in_proj_ba.weight", self.linear(2 * s.value_heads, s.hidden_size)
+        yield from self.linear_attention_inputs(prefix, keys, values)
         yield f"{prefix}.conv1d.weight", self.uniform(-0.5, 0.5, 2 * keys + values, 1, 4)
         # Mamba-2's initialisation, not transformers' (dt_bias = 1, which forgets the state within
         # a token): time steps of 1e-3 to 1e-1, so that heads remember for 1 to 1000 tokens.
@@ -74,6 +78,11 @@ class RandomWeights:
         yield f"{prefix}.A_log", torch.log(self.uniform(1.0, 8.0, s.value_heads))
         yield f"{prefix}.norm.weight", self.around(1.0, s.head_dim)
         yield f"{prefix}.out_proj.weight", self.linear(s.hidden_size, values, RESIDUAL_GAIN)
+
+    def linear_attention_inputs(self, prefix: str, keys: int, values: int) -> Tensors:
+        s = self.sizes
+        yield f"{prefix}.in_proj_qkvz.weight", self.linear(2 * keys + 2 * values, s.hidden_size)
+        yield f"{prefix}.in_proj_ba.weight", self.linear(2 * s.value_heads, s.hidden_size)
 
     def full_attention(self, prefix: str) -> Tensors:
         s = self.sizes
@@ -97,7 +106,10 @@ class RandomWeights:
         s = self.sizes
         # A decisive router: near-ties, where rounding picks another expert, are rare and cheap.
         yield f"{prefix}.gate.weight", self.linear(s.num_experts, s.hidden_size, gain=4.0)
-        for i in range(s.num_experts):
-            yield from self.mlp(f"{prefix}.experts.{i}", 64)
+        yield from self.experts(f"{prefix}.experts")
         yield from self.mlp(f"{prefix}.shared_expert", 64)
         yield f"{prefix}.shared_expert_gate.weight", self.linear(1, s.hidden_size)
+
+    def experts(self, prefix: str) -> Tensors:
+        for i in range(self.sizes.num_experts):
+            yield from self.mlp(f"{prefix}.{i}", 64)

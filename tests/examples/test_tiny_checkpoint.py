@@ -113,6 +113,8 @@ def test_each_word_is_one_token_and_text_survives(small):
         ({"experts": 1}, "experts = 1: give 0 for dense, or at least 2"),
         ({"vocab_size": 100}, "vocab_size = 100: give 260 to"),
         ({"dtype": "float16"}, "dtype = 'float16': give float32 or bfloat16"),
+        ({"family": "llama"}, "family = 'llama': give qwen3_next or qwen3_5"),
+        ({"family": "qwen3_5", "vocab_size": 263}, "vocab_size = 263: give 264 to"),
     ],
 )
 def test_bad_sizes(change, message):
