@@ -14,21 +14,24 @@ export HF_HUB_OFFLINE := 1
 # a minute of each start.
 export TORCH_COMPILE_DISABLE ?= 1
 
-.PHONY: help setup demo serve test unit lint format bench requirements clean
+.PHONY: help setup demo serve train test test-all unit lint format bench requirements clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: ## make .venv, if it is not there or out of date
 	@PYTHON=$(PYTHON) scripts/bootstrap.sh
 
-demo: setup ## the main job: serve a tiny Qwen3-Next through our worker, and check what it says
+demo: setup ## the main job: serve a small Qwen3-Next through our worker, and check what it says
 	.venv/bin/python examples/demo.py $(ARGS)
 
-serve: setup ## serve MODEL (default: a tiny random one) on 127.0.0.1:PORT through our worker
+serve: setup ## serve MODEL (default: a small trained one) on 127.0.0.1:PORT through our worker
 	.venv/bin/python examples/serve.py --port $(PORT) $(MODEL) $(ARGS)
 
-test: setup ## all tests, those that start an engine included
+test: setup ## the tests, those that start an engine included, but for the longest
+	.venv/bin/pytest -m "not slow" $(ARGS)
+
+test-all: setup ## all tests
 	.venv/bin/pytest $(ARGS)
 
 unit: setup ## the tests that start no engine
@@ -42,6 +45,9 @@ lint: setup ## ruff and mypy
 format: setup ## let ruff put the sources in order
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
+
+train: setup ## train the demo's model anew, from scratch (10 minutes), into .cache/recall_model
+	.venv/bin/python examples/train_recall.py .cache/recall_model $(ARGS)
 
 bench: setup ## all benchmarks, each measuring upstream and us in one run
 	@set -e; for each in benchmarks/bench_*.py; do \

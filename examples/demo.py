@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The main job, end to end: serve a tiny Qwen3-Next through the GDN worker and check it.
+"""The main job, end to end: serve a small Qwen3-Next through the GDN worker and check it.
 
-Makes a random checkpoint, starts vLLM's OpenAI-compatible server on it, streams requests of mixed
-lengths at once, shows what the worker did, and compares logprobs and greedy tokens with Hugging
-Face transformers. Exit code 0 if all agrees, 1 with the reason if not.
+Starts vLLM's OpenAI-compatible server on the trained model of ``recall_model/``, with speculative
+decoding, streams questions of mixed lengths at once, shows the answers and what the worker did, and
+compares logprobs and tokens with Hugging Face transformers. Exit code 0 if all is right, 1 with the
+reason if not.
 """
 
 import argparse
@@ -18,14 +19,15 @@ from pathlib import Path
 import openai
 from rich.console import Console
 from rich.table import Table
+from transformers import AutoTokenizer
 
 from demo_reference import Agreement, compare, load_reference, reference_logits
 from demo_server import Server, ServerError, free_port
 from demo_streams import Request, StreamError, make_requests, run_requests
-from serve import GDN_WORKER, server_command, server_environment
-from tiny_checkpoint import TinySizes, write_checkpoint
+from serve import GDN_WORKER, RECALL_MODEL, server_command, server_environment
 
-LENGTHS = (1, 63, 64, 65, 1000, 3000)
+LENGTHS = (8, 63, 64, 65, 500, 1000, 2000)
+MTP = '{"method": "qwen3_next_mtp", "num_speculative_tokens": 3}'
 MAX_DIFFERENCE = 1e-3  # of float32 logprobs, against transformers in float32
 
 
@@ -36,17 +38,15 @@ class DemoFailed(RuntimeError):
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path(".cache", "demo"),
-                        help="for the checkpoint and the server's log")  # fmt: skip
+                        help="for the server's log")  # fmt: skip
     parser.add_argument("--worker-cls", default=GDN_WORKER,
                         help="another worker has no GDN counts to show")  # fmt: skip
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32",
                         help="agreement is shown for both, and required for float32")  # fmt: skip
-    parser.add_argument("--tokens", type=int, default=32, help="to generate for each prompt")
+    parser.add_argument("--seed", type=int, default=0, help="of the questions")
+    parser.add_argument("--no-mtp", action="store_true", help="decode without draft tokens")
     parser.add_argument("--start-timeout", type=float, default=900, help="seconds")
-    options = parser.parse_args(arguments)
-    if not 1 <= options.tokens <= 4096 - max(LENGTHS):
-        parser.error(f"--tokens is {options.tokens}: give 1 to {4096 - max(LENGTHS)}")
-    return options
+    return parser.parse_args(arguments)
 
 
 def worker_stats(server: Server) -> dict[str, float]:
@@ -102,18 +102,24 @@ def agreement_table(
 
 
 def run_demo(console: Console, options: argparse.Namespace) -> None:
-    sizes = TinySizes(dtype=options.dtype)
     folder = options.folder.resolve()
-    model = write_checkpoint(folder / "model", sizes)
-    console.print(f"checkpoint: {options.folder / 'model'}, {options.dtype}")
+    folder.mkdir(parents=True, exist_ok=True)
+    console.print(
+        f"model: {RECALL_MODEL.name}, trained to follow words through a story; {options.dtype}"
+    )
 
-    requests = make_requests(LENGTHS, sizes.vocab_size, gap=1.0, seed=sizes.seed)
+    requests = make_requests(LENGTHS, gap=1.0, seed=options.seed)
+    tokenizer = AutoTokenizer.from_pretrained(RECALL_MODEL)
+    console.print("for example:", tokenizer.decode(requests[0].prompt), "->",
+                  tokenizer.decode(requests[0].answer), markup=False, highlight=False)  # fmt: skip
     port = free_port()
     # Few tokens a step, so that the long prompts are chunked and share steps with decodes.
-    extra = ["--served-model-name", "tiny", "--dtype", options.dtype,
+    extra = ["--served-model-name", "recall", "--dtype", options.dtype,
              "--max-num-batched-tokens", "512", "--max-num-seqs", "16",
              "--disable-uvicorn-access-log"]  # fmt: skip
-    command = server_command(model, port, options.worker_cls, extra)
+    if not options.no_mtp and options.worker_cls == GDN_WORKER:
+        extra += ["--speculative-config", MTP]
+    command = server_command(RECALL_MODEL, port, options.worker_cls, extra)
     environment = server_environment() | {"VLLM_SERVER_DEV_MODE": "1"}  # for /collective_rpc
     stats: dict[str, float] | None = None
     with Server(command, environment, port, folder / "server.log") as server:
@@ -121,7 +127,7 @@ def run_demo(console: Console, options: argparse.Namespace) -> None:
         seconds = server.wait_until_healthy(console, options.start_timeout)
         console.print(f"server is up after {seconds:.0f} s; its log: {options.folder}/server.log")
         try:
-            asyncio.run(run_requests(console, server.url, "tiny", requests, options.tokens))
+            asyncio.run(run_requests(console, server.url, "recall", requests))
         except openai.OpenAIError as error:
             server.check_alive()
             raise ServerError(f"a request failed: {error!r}; see {server.log}") from error
@@ -130,7 +136,7 @@ def run_demo(console: Console, options: argparse.Namespace) -> None:
     console.print("server stopped")
 
     with console.status("running the same text through Hugging Face transformers"):
-        reference = load_reference(model)
+        reference = load_reference(RECALL_MODEL)
         agreements = [
             compare(reference_logits(reference, r.prompt, r.token_ids),
                     r.prompt, r.token_ids, r.prompt_logprobs)
@@ -139,13 +145,21 @@ def run_demo(console: Console, options: argparse.Namespace) -> None:
     console.print(agreement_table(requests, agreements, MAX_DIFFERENCE))
     if stats is not None:
         console.print(stats_table(stats))
-    check(agreements, stats, options.dtype)
+    check(requests, agreements, stats, options.dtype)
 
 
-def check(agreements: Sequence[Agreement], stats: dict[str, float] | None, dtype: str) -> None:
+def check(
+    requests: Sequence[Request],
+    agreements: Sequence[Agreement],
+    stats: dict[str, float] | None,
+    dtype: str,
+) -> None:
     """Raises DemoFailed with every reason that there is."""
     reasons = [stats_failure(stats)] if stats is not None else []
-    if dtype == "float32":  # bfloat16 rounds too coarsely for a random model to agree
+    wrong = sum(not request.right for request in requests)
+    if wrong:
+        reasons.append(f"{wrong} of {len(requests)} answers are wrong")
+    if dtype == "float32":  # bfloat16 rounds too coarsely for logprobs to agree
         reasons += [agreement.failure(MAX_DIFFERENCE) for agreement in agreements]
     found = [reason for reason in reasons if reason is not None]
     if found:
@@ -168,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print("stopped; no process is left behind")
         return 130
     agrees = ", and agrees with transformers" if options.dtype == "float32" else ""
-    console.print(f"OK: every stream came whole{agrees}", style="green")
+    console.print(f"OK: every answer is right{agrees}", style="green")
     return 0
 
 

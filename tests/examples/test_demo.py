@@ -6,12 +6,13 @@ import math
 import pytest
 import torch
 
-from demo import DemoFailed, check, parse_options, stats_failure
+from demo import DemoFailed, check, stats_failure
 from demo_reference import Agreement, compare
-from demo_streams import make_requests, printable
+from demo_streams import Request, make_requests, printable
 
 GOOD_STATS = {"prefill_steps": 4, "plans_built": 4, "plans_reused": 8, "host_us": 100.0}
 GOOD = Agreement(1e-6, 1e-7, 32, 32)
+RIGHT = Request([5], [6, 2], 0.0, token_ids=[6, 2])
 
 
 def logits_choosing(tokens, vocabulary=10):
@@ -53,13 +54,13 @@ def test_compare_one_token_prompt_has_only_greedy_tokens():
 )
 def test_float32_must_agree_and_bfloat16_need_not(agreement, reason):
     with pytest.raises(DemoFailed, match=reason):
-        check([GOOD, agreement], GOOD_STATS, "float32")
-    check([GOOD, agreement], GOOD_STATS, "bfloat16")
+        check([RIGHT], [GOOD, agreement], GOOD_STATS, "float32")
+    check([RIGHT], [GOOD, agreement], GOOD_STATS, "bfloat16")
 
 
 def test_check_passes_good_runs_with_and_without_counts():
-    check([GOOD], GOOD_STATS, "float32")
-    check([GOOD], None, "float32")
+    check([RIGHT], [GOOD], GOOD_STATS, "float32")
+    check([RIGHT], [GOOD], None, "float32")
 
 
 @pytest.mark.parametrize(
@@ -75,11 +76,18 @@ def test_counts_that_cannot_be_right(change, reason):
     assert reason in stats_failure(GOOD_STATS | change)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_wrong_answer_fails(dtype):
+    wrong = Request([5], [6, 2], 0.0, token_ids=[7, 2])
+    with pytest.raises(DemoFailed, match="1 of 2 answers are wrong"):
+        check([RIGHT, wrong], [GOOD], GOOD_STATS, dtype)
+
+
 def test_requests_come_in_two_waves_of_the_same_lengths():
-    requests = make_requests([1, 64], vocab_size=300, gap=1.0, seed=0)
-    assert [(len(r.prompt), r.delay) for r in requests] == [(1, 0), (64, 0), (1, 1), (64, 1)]
+    requests = make_requests([8, 64], gap=1.0, seed=0)
+    assert [(len(r.prompt), r.delay) for r in requests] == [(8, 0), (64, 0), (8, 1), (64, 1)]
     assert requests[1].prompt != requests[3].prompt
-    assert all(3 <= token < 300 for r in requests for token in r.prompt)
+    assert not any(request.right for request in requests)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +97,3 @@ def test_requests_come_in_two_waves_of_the_same_lengths():
 )  # fmt: skip
 def test_printable(text, shown):
     assert printable(text, 8) == shown
-
-
-def test_too_many_tokens_for_the_server(capsys):
-    with pytest.raises(SystemExit):
-        parse_options(["--tokens", "2000"])
-    assert "give 1 to 1096" in capsys.readouterr().err
