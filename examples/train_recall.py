@@ -79,14 +79,16 @@ def rows(rng: np.random.Generator, length: int, again: bool = True) -> Rows:
     return torch.tensor(texts), torch.tensor(answers)
 
 
-def main_loss(model: Qwen3NextForCausalLM, text: torch.Tensor, answer: torch.Tensor) -> list[Rows]:
+def answer_predictions(
+    model: Qwen3NextForCausalLM, text: torch.Tensor, answer: torch.Tensor
+) -> list[Rows]:
     """Logits [count, vocabulary] and the right tokens [count] of all answers."""
     hidden = model.model(text, use_cache=False).last_hidden_state
     here = answer[:, 1:]
     return [(model.lm_head(hidden[:, :-1][here]), text[:, 1:][here])]
 
 
-def mtp_loss(
+def draft_predictions(
     model: Qwen3NextForCausalLM, mtp: MTP, text: torch.Tensor, answer: torch.Tensor
 ) -> list[Rows]:
     """The same of the drafts, by depth. The main model stays as it is."""
@@ -151,13 +153,13 @@ def train(model: Qwen3NextForCausalLM, mtp: MTP, seed: int) -> None:
     training = Training(model.parameters(), sum(steps for _, steps in CURRICULUM))
     for length, steps in CURRICULUM:
         for _ in range(steps):
-            training.learn(length, main_loss(model, *rows(rng, length)))
+            training.learn(length, answer_predictions(model, *rows(rng, length)))
     model.requires_grad_(False)
     mtp_head_start(mtp, model, rows(rng, 256)[0])
     training = Training(mtp.parameters(), sum(steps for _, steps in MTP_CURRICULUM))
     for length, steps in MTP_CURRICULUM:
         for _ in range(steps):
-            training.learn(length, mtp_loss(model, mtp, *rows(rng, length, again=False)))
+            training.learn(length, draft_predictions(model, mtp, *rows(rng, length, again=False)))
 
 
 def save(path: Path, model: Qwen3NextForCausalLM, mtp: MTP) -> None:

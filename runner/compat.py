@@ -82,6 +82,7 @@ def vllm_seams() -> tuple[Seam, ...]:
             Runner.initialize_metadata_builders, ("self", "kv_cache_config", "kernel_block_sizes")
         ),
         Seam(Runner._build_attention_metadata, ("self", "num_tokens", "num_reqs", "max_query_len")),
+        Seam(Runner._dummy_run, ("self", "num_tokens")),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from vllm.config import VllmConfig
 
+from ascend_gdn.runner.align_scheduler import AlignedSchedulerMixin
+
 GDN_MODEL_TYPES = frozenset({"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"})
 """Text models whose linear attention is ``QwenGatedDeltaNetAttention`` in vLLM 0.23.0
 (models/qwen3_next.py, models/qwen3_5.py)."""
@@ -18,6 +20,8 @@ def has_gdn_layers(vllm_config: VllmConfig) -> bool:
 def refuse_unsupported(vllm_config: VllmConfig) -> None:
     """Raise ``ValueError`` naming every option that the worker does not support."""
     cache_mode = vllm_config.cache_config.mamba_cache_mode
+    speculates = vllm_config.speculative_config is not None
+    scheduler = vllm_config.scheduler_config.get_scheduler_cls()
     refusals = [
         message
         for refused, message in (
@@ -25,6 +29,16 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
                 cache_mode not in ("none", "align"),
                 f"got mamba_cache_mode={cache_mode!r}, expected 'none' or 'align'; vLLM 0.23.0 "
                 "has no 'all' for GDN either: pass --mamba-cache-mode align",
+            ),
+            (
+                cache_mode == "align"
+                and speculates
+                and not issubclass(scheduler, AlignedSchedulerMixin),
+                f"got prefix caching with speculative decoding under {scheduler.__name__}, "
+                "expected AlignedScheduler: vLLM 0.23.0's caches states of other tokens than it "
+                "says (vllm-project/vllm#43559); pass --scheduler-cls "
+                "ascend_gdn.runner.align_scheduler.AlignedScheduler (AlignedAsyncScheduler with "
+                "--async-scheduling), or --no-enable-prefix-caching",
             ),
             (
                 vllm_config.use_v2_model_runner,

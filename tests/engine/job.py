@@ -23,6 +23,16 @@ if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
 
 OUR_WORKER = "ascend_gdn.runner.CPUWorker"
+ENVIRONMENT = os.environ | {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    # vLLM compiles its sampler even with enforce_eager: half a minute a process.
+    "TORCH_COMPILE_DISABLE": "1",
+}
 
 
 @dataclass
@@ -60,6 +70,8 @@ class Result:
     """Of the generated tokens, if the sampling parameters ask for them."""
     cached_tokens: list[int] = field(default_factory=list)
     """Prompt tokens that the prefix cache spared."""
+    counters: dict[str, float] = field(default_factory=dict)
+    """vLLM's metrics that count, if the engine logs its statistics."""
     log: str = ""
 
 
@@ -93,20 +105,10 @@ def start(
     from .processes import run_to_the_end  # not above: as a script, this file is in no package
 
     (folder / "job.json").write_text(json.dumps(asdict(job)))
-    environment = os.environ | {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-        # vLLM compiles its sampler even with enforce_eager: half a minute a process.
-        "TORCH_COMPILE_DISABLE": "1",
-    }
     command = [sys.executable, script, str(folder / "job.json"), str(folder / "result.json")]
     return run_to_the_end(
         [*command, *arguments],
-        {name: value for name, value in (environment | job.env).items() if value is not None},
+        {name: value for name, value in (ENVIRONMENT | job.env).items() if value is not None},
         folder,
         timeout,
     )
@@ -154,6 +156,8 @@ def generate(llm: LLM, job: Job) -> list[RequestOutput]:
 
 def collect(llm: LLM, job: Job, outputs: Iterable[RequestOutput]) -> dict[str, Any]:
     """The fields of :class:`Result`, without the log."""
+    from vllm.v1.metrics.reader import Counter
+
     outputs = list(outputs)
     stats = [] if job.worker_cls == "auto" else llm.collective_rpc("gdn_stats")
     result = Result(
@@ -180,6 +184,9 @@ def collect(llm: LLM, job: Job, outputs: Iterable[RequestOutput]) -> dict[str, A
         ],
         cached_tokens=[output.num_cached_tokens for output in outputs],
     )
+    if job.engine.get("disable_log_stats") is False:
+        metrics = llm.get_metrics()
+        result.counters = {each.name: each.value for each in metrics if isinstance(each, Counter)}
     values = asdict(result)
     del values["log"]  # the parent has it
     return values

@@ -15,8 +15,8 @@ def assert_equals_transformers(model: Path, prompts: Sequence[Sequence[int]], *r
     """Every greedy token, and the prompts' logprobs within the bounds of float32 rounding."""
     reference = load_reference(model)
     logits = {}
+    agreements = []
     for result in results:
-        agreements = []
         for prompt, tokens, logprobs in zip(
             prompts, result.tokens, result.prompt_logprobs, strict=True
         ):
@@ -24,8 +24,8 @@ def assert_equals_transformers(model: Path, prompts: Sequence[Sequence[int]], *r
             if text not in logits:  # the same for all results, if all is well
                 logits[text] = reference_logits(reference, prompt, tokens)
             agreements.append(compare(logits[text], prompt, tokens, logprobs))
-        largest = max(agreement.max_difference for agreement in agreements)
-        print(f"largest logprob difference to transformers: {largest:.1e}")
-        assert largest <= 1e-3
-        assert max(agreement.mean_difference for agreement in agreements) <= 1e-4
-        assert all(each.greedy_matches == each.greedy_tokens > 0 for each in agreements)
+    largest = max(agreement.max_difference for agreement in agreements)
+    print(f"largest logprob difference to transformers: {largest:.1e}")
+    assert largest <= 1e-3
+    assert max(agreement.mean_difference for agreement in agreements) <= 1e-4
+    assert all(each.greedy_matches == each.greedy_tokens > 0 for each in agreements)

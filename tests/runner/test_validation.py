@@ -6,7 +6,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from vllm.v1.core.sched.scheduler import Scheduler
 
+from ascend_gdn.runner.align_scheduler import AlignedScheduler
 from ascend_gdn.runner.validation import has_gdn_layers, refuse_unsupported
 
 
@@ -18,10 +20,12 @@ def config(**changes):
         "use_ubatching": False,
         "lora_config": None,
         "model_type": "qwen3_next",
+        "scheduler": AlignedScheduler,
     } | changes
     return SimpleNamespace(
         cache_config=SimpleNamespace(mamba_cache_mode=values["mamba_cache_mode"]),
         speculative_config=values["speculative_config"],
+        scheduler_config=SimpleNamespace(get_scheduler_cls=lambda: values["scheduler"]),
         use_v2_model_runner=values["use_v2_model_runner"],
         parallel_config=SimpleNamespace(use_ubatching=values["use_ubatching"]),
         lora_config=values["lora_config"],
@@ -41,6 +45,10 @@ def test_supported_configurations_pass(cache_mode, speculative_config):
     ("changes", "message"),
     [
         ({"mamba_cache_mode": "all"}, "got mamba_cache_mode='all', expected 'none' or 'align'"),
+        (
+            {"mamba_cache_mode": "align", "speculative_config": 1, "scheduler": Scheduler},
+            "--scheduler-cls ascend_gdn.runner.align_scheduler.AlignedScheduler",
+        ),
         ({"use_v2_model_runner": True}, "VLLM_USE_V2_MODEL_RUNNER=0"),
         ({"use_ubatching": True}, "leave out --enable-dbo"),
         ({"lora_config": object()}, "leave out --enable-lora"),
@@ -50,6 +58,11 @@ def test_refusals_say_what_to_change(changes, message):
     with pytest.raises(ValueError, match="does not support this configuration") as caught:
         refuse_unsupported(config(**changes))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{"mamba_cache_mode": "align"}, {"speculative_config": 1}])
+def test_either_of_both_needs_no_scheduler_of_ours(changes):
+    refuse_unsupported(config(**changes, scheduler=Scheduler))
 
 
 def test_all_refusals_come_at_once():
