@@ -83,6 +83,15 @@ def vllm_seams() -> tuple[Seam, ...]:
         ),
         Seam(Runner._build_attention_metadata, ("self", "num_tokens", "num_reqs", "max_query_len")),
         Seam(Runner._dummy_run, ("self", "num_tokens")),
+        Seam(Runner._prepare_inputs, ("self", "scheduler_output", "num_scheduled_tokens")),
+        Seam(Runner._update_states, ("self", "scheduler_output")),
+        Seam(
+            Runner._update_states_after_model_execute,
+            ("self", "output_token_ids", "scheduler_output"),
+        ),
+        Seam(Runner._get_mamba_bufs, ("self",)),
+        Seam(Runner._sample, ("self", "logits", "spec_decode_metadata")),
+        Seam(Runner._dummy_sampler_run, ("self", "hidden_states")),
     )
 
 

@@ -14,6 +14,8 @@ from tiny_checkpoint import TinySizes, write_checkpoint
 
 from .job import Job, Result, run
 
+pytestmark = pytest.mark.engine
+
 NUM_SPEC = 3
 MTP = {
     "speculative_config": {"method": "qwen3_next_mtp", "num_speculative_tokens": NUM_SPEC},
@@ -61,7 +63,7 @@ def test_64_mixed_requests_get_the_tokens_they_get_without(model, prompts, plain
         # 24 requests with 3 drafts each are 96 tokens: some lose theirs, wholly or in part.
         ("too small a budget", {"max_num_seqs": 24, "max_num_batched_tokens": 64}),
         # The last steps of the long prompts have no room for all drafts, or for any.
-        ("too short a model", {"max_model_len": 900 + 24}),
+        pytest.param("too short a model", {"max_model_len": 900 + 24}, marks=pytest.mark.slow),
     ],
 )
 def test_accepted_drafts(name, engine, model, prompts, plain, tmp_path):
