@@ -88,7 +88,7 @@ MODES = {
     "compiled": Mode(
         {"enforce_eager": False},
         {"TORCH_COMPILE_DISABLE": None},
-        happened=lambda result: "torch.compile took" in result.log,
+        happened=lambda result: "saved AOT compiled function" in result.log,
     ),
 }
 
