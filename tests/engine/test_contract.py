@@ -48,14 +48,16 @@ def test_a_broken_contract_fails_the_request(worker, expected, small_model: Path
     assert expected in process.stdout
 
 
-def test_an_unsupported_option_is_refused_before_the_model_is_loaded(
+def test_an_unsound_combination_is_refused_before_the_model_is_loaded(
     small_model: Path, tmp_path: Path
 ):
-    job = Job(str(small_model), PROMPTS, engine={"enable_prefix_caching": True})
+    speculation = {"method": "qwen3_next_mtp", "num_speculative_tokens": 3}
+    engine = {"enable_prefix_caching": True, "speculative_config": speculation}
+    job = Job(str(small_model), PROMPTS, engine=engine)
     process = start(job, tmp_path)
     assert process.returncode != 0
     assert "ValueError: ascend-gdn does not support this configuration" in process.stdout
-    assert "got mamba_cache_mode='align', expected 'none'" in process.stdout
+    assert "under Scheduler, expected AlignedScheduler" in process.stdout
     assert "Loading weights" not in process.stdout
 
 
