@@ -91,3 +91,16 @@ class OracleRunner(StepCPUModelRunner):
 class OracleWorker(CPUWorker):
     def make_model_runner(self):
         return OracleRunner(self.vllm_config, torch.device("cpu"))
+
+
+class AttentiveDummyWorker(CPUWorker):
+    """Gives every other dummy batch attention metadata, as full graphs want it."""
+
+    dummies = 0
+
+    def execute_dummy_batch(self) -> None:
+        self.dummies += 1
+        self.model_runner._dummy_run(1, uniform_decode=True, force_attention=self.dummies % 2 == 0)
+
+    def count_dummies(self) -> int:
+        return self.dummies

@@ -118,17 +118,21 @@ def read_job(job_file: str) -> Job:
     return Job(**json.loads(Path(job_file).read_text()))
 
 
-def make_llm(job: Job) -> LLM:
-    from vllm import LLM
-
-    arguments = {
+def engine_arguments(job: Job) -> dict[str, Any]:
+    return {
+        "model": job.model,
         "dtype": job.dtype,
         "worker_cls": job.worker_cls,
         "enforce_eager": True,
         "mamba_ssm_cache_dtype": "float32",
         "max_model_len": 4096,
-    }
-    return LLM(job.model, **(arguments | job.engine))
+    } | job.engine
+
+
+def make_llm(job: Job) -> LLM:
+    from vllm import LLM
+
+    return LLM(**engine_arguments(job))
 
 
 def parameters_of(job: Job) -> SamplingParams:
@@ -158,8 +162,19 @@ def collect(llm: LLM, job: Job, outputs: Iterable[RequestOutput]) -> dict[str, A
     """The fields of :class:`Result`, without the log."""
     from vllm.v1.metrics.reader import Counter
 
-    outputs = list(outputs)
-    stats = [] if job.worker_cls == "auto" else llm.collective_rpc("gdn_stats")
+    values = values_of(
+        list(outputs), [] if job.worker_cls == "auto" else llm.collective_rpc("gdn_stats")
+    )
+    if job.engine.get("disable_log_stats") is False:
+        metrics = llm.get_metrics()
+        values["counters"] = {
+            each.name: each.value for each in metrics if isinstance(each, Counter)
+        }
+    return values
+
+
+def values_of(outputs: list[RequestOutput], stats: list[dict[str, float]]) -> dict[str, Any]:
+    """As :func:`collect`, from what the workers said; without vLLM's counters."""
     result = Result(
         tokens=[list(output.outputs[0].token_ids) for output in outputs],
         prompt_logprobs=[
@@ -184,9 +199,6 @@ def collect(llm: LLM, job: Job, outputs: Iterable[RequestOutput]) -> dict[str, A
         ],
         cached_tokens=[output.num_cached_tokens for output in outputs],
     )
-    if job.engine.get("disable_log_stats") is False:
-        metrics = llm.get_metrics()
-        result.counters = {each.name: each.value for each in metrics if isinstance(each, Counter)}
     values = asdict(result)
     del values["log"]  # the parent has it
     return values
