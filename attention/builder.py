@@ -3,27 +3,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Protocol
 
 import numpy as np
 import torch
 from vllm.v1.attention.backend import CommonAttentionMetadata
-from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata, GDNAttentionMetadataBuilder
+from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadataBuilder
 
 from ascend_gdn.attention.batch_split import BatchSplit, split_batch
 from ascend_gdn.attention.decode_plan import DecodePlan
-from ascend_gdn.attention.metadata import GDNContractError, GDNPrefillFallbackMeta
+from ascend_gdn.attention.metadata import GDNContractError
+from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
 from ascend_gdn.attention.step_plan import SpecTables, StepInputs, StepPlan
-
-
-@dataclass
-class StepGDNAttentionMetadata(GDNAttentionMetadata):
-    """vLLM's GDN metadata, with the contract's for the prefill."""
-
-    non_spec_prefill_fallback_meta: GDNPrefillFallbackMeta | None = None
-    """Set whenever ``num_prefills > 0``."""
 
 
 class Step(Protocol):
@@ -70,7 +62,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         """Connect to the runner. ``group`` counts the KV cache groups of GDN layers from 0."""
         self._steps = steps
         self._group = group
-        self._decodes: dict[tuple[int, int, bool], GDNAttentionMetadata] = {}
+        self._decodes: dict[tuple[int, int, bool], StepGDNAttentionMetadata] = {}
 
     def build(
         self,
@@ -79,22 +71,22 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         num_accepted_tokens: torch.Tensor | None = None,
         num_decode_draft_tokens_cpu: torch.Tensor | None = None,
         fast_build: bool = False,
-    ) -> GDNAttentionMetadata:
+    ) -> StepGDNAttentionMetadata:
         """Build the metadata of this group for the open step.
 
         Raises:
             GDNContractError: outside an open step, or beyond the pool's capacity.
         """
+        step, common = self._open_step(), common_attn_metadata
+        if step.decode_plan is not None:  # the other groups of a step without prefills
+            return self._decode_metadata(step.decode_plan, common)
         started = perf_counter_ns()
-        step = self._open_step()
-        common = common_attn_metadata
         if step.idle:
             num_decode_draft_tokens_cpu = self._dummy_drafts(common)
         if step.split is None:
             step.split = self._split(common, num_decode_draft_tokens_cpu, step.inputs)
         if step.split.num_prefills == 0:
-            if step.decode_plan is None:
-                step.decode_plan = step.make_decode_plan(step.split)
+            step.decode_plan = step.make_decode_plan(step.split)
             return self._decode_metadata(step.decode_plan, common)
         reused = step.plan is not None
         if step.plan is None:
@@ -164,7 +156,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
 
     def _decode_metadata(
         self, plan: DecodePlan, common: CommonAttentionMetadata
-    ) -> GDNAttentionMetadata:
+    ) -> StepGDNAttentionMetadata:
         tokens = common.num_actual_tokens
         padded = self.use_full_cuda_graph and common.num_reqs <= self.decode_cudagraph_max_bs
         if plan.split.spec is not None:

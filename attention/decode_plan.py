@@ -7,9 +7,9 @@ from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
-from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
 
 from ascend_gdn.attention.batch_split import BatchSplit
+from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
 from ascend_gdn.attention.step_plan import Slot, StepInputs, fill_spec
 
 
@@ -41,10 +41,12 @@ class DecodePlan:
 
     split: BatchSplit
     slot: Slot
-    _first: GDNAttentionMetadata | None = None
+    _first: StepGDNAttentionMetadata | None = None
     """Of the group that asked first, in a speculative step."""
 
-    def metadata(self, group: int, num_actual_tokens: int, padded: bool) -> GDNAttentionMetadata:
+    def metadata(
+        self, group: int, num_actual_tokens: int, padded: bool
+    ) -> StepGDNAttentionMetadata:
         """Metadata for the layers of ``group``.
 
         Args:
@@ -56,7 +58,7 @@ class DecodePlan:
         requests = self.split.non_spec if spec is None else spec
         rows = min(num_actual_tokens, self.slot.layout.max_seqs) if padded else len(requests)
         if spec is None:
-            return GDNAttentionMetadata(
+            return StepGDNAttentionMetadata(
                 num_prefills=0,
                 num_prefill_tokens=0,
                 num_decodes=len(requests),
@@ -68,7 +70,7 @@ class DecodePlan:
                 non_spec_state_indices_tensor=self.slot.state_indices[group][:rows],
             )
         if self._first is None:
-            self._first = GDNAttentionMetadata(
+            self._first = StepGDNAttentionMetadata(
                 num_prefills=0,
                 num_prefill_tokens=0,
                 num_decodes=0,

@@ -25,6 +25,13 @@ LARGE_BLOCK_SIZE = 608 * 2
 vllm_ascend/ops/gdn_attn_builder.py (0.23.0)."""
 
 
+FOREIGN_BUILDER = (
+    "the step's metadata was not built by StepGDNAttentionMetadataBuilder; start vLLM with "
+    "--worker-cls ascend_gdn.runner.<NPU|GPU|CPU>Worker and no other GDN backend"
+)
+"""A cause of broken contracts."""
+
+
 class GDNContractError(RuntimeError):
     """The prefill metadata that reached a consumer is not what the contract promises.
 
@@ -177,8 +184,7 @@ def require_prefill_meta(
             field=field,
             found="None",
             expected=f"metadata of {num_seqs} prefill sequences",
-            cause="the step's metadata was not built by StepGDNAttentionMetadataBuilder; start "
-            "vLLM with --worker-cls ascend_gdn.runner.<NPU|GPU|CPU>Worker and no other GDN backend",
+            cause=FOREIGN_BUILDER,
         )
     if meta.slot.generation != meta.generation:
         raise GDNContractError(

@@ -212,19 +212,21 @@ class Ours(Side):
             num_spec=workload.num_spec,
         )
         stats = GDNStats()
-        inputs = StepInputs(
-            self.batch.block_tables, self.batch.num_accepted_tokens, self.batch.state_columns
-        )
         rows = layout.max_seqs * (layout.num_spec + 1)
         self.pools = StepPools(
             StepBufferPool(layout, CPU, stats),
             StepBufferPool(layout.without_prefills(rows), CPU, stats, fixed=True),
         )
-        self.steps = GDNSteps(
-            self.pools, lambda idle: inputs.without_requests() if idle else inputs, stats
-        )
+        self.steps = GDNSteps(self.pools, self._inputs, stats)
         for group, builder in enumerate(self.builders):
             builder.bind(self.steps, group)
+
+    def _inputs(self, idle: bool) -> StepInputs:
+        batch = self.batch
+        inputs = StepInputs(
+            list(batch.block_tables), batch.num_accepted_tokens, batch.state_columns
+        )
+        return inputs.without_requests() if idle else inputs
 
     def step(self, common: list[CommonAttentionMetadata]) -> list[GDNAttentionMetadata]:
         with self.steps.open():

@@ -10,11 +10,10 @@ from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
 from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 from vllm.model_executor.layers.mamba.mamba_utils import is_conv_state_dim_first
-from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
 
 from ascend_gdn.attention.backend import StepGDNAttentionBackend
-from ascend_gdn.attention.builder import StepGDNAttentionMetadata
 from ascend_gdn.attention.metadata import GDNPrefillFallbackMeta, require_prefill_meta
+from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata, require_step_metadata
 from ascend_gdn.fla.causal_conv1d import (
     causal_conv1d_fn,
     causal_conv1d_update,
@@ -23,7 +22,6 @@ from ascend_gdn.fla.causal_conv1d import (
 from ascend_gdn.fla.chunk import chunk_gated_delta_rule
 from ascend_gdn.fla.fused_sigmoid_gating import select_decode_kernel, spec_decode
 from ascend_gdn.fla.gating import fused_gdn_gating
-from ascend_gdn.fla.spec_layout import SpecLayout
 
 _NORM_ROWS = 1024
 """Rows of the gated norm at a time. Its float32 temporaries then stay in cache; at the size of a
@@ -83,7 +81,7 @@ class StepQwenGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
         attn_metadata = get_forward_context().attn_metadata
         if attn_metadata is None:  # vLLM's profile run, or a data-parallel rank without requests
             return
-        metadata = attn_metadata[self.prefix]
+        metadata = require_step_metadata(attn_metadata[self.prefix], layer=self.prefix)
         if metadata.num_spec_decodes == 0:
             self._non_spec(mixed_qkv, b, a, core_attn_out, metadata)
             return
@@ -106,7 +104,7 @@ class StepQwenGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
         b: torch.Tensor,
         a: torch.Tensor,
         out: torch.Tensor,
-        metadata: GDNAttentionMetadata,
+        metadata: StepGDNAttentionMetadata,
     ) -> None:
         """Decodes first, then prefills."""
         decodes, prefills = metadata.num_decode_tokens, metadata.num_prefill_tokens
@@ -116,9 +114,7 @@ class StepQwenGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
         if metadata.num_prefills > 0:
             part = slice(decodes, decodes + prefills)
             meta = require_prefill_meta(
-                metadata.non_spec_prefill_fallback_meta
-                if isinstance(metadata, StepGDNAttentionMetadata)
-                else None,
+                metadata.non_spec_prefill_fallback_meta,
                 layer=self.prefix,
                 num_tokens=prefills,
                 num_seqs=metadata.num_prefills,
@@ -168,7 +164,7 @@ class StepQwenGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
         b: torch.Tensor,
         a: torch.Tensor,
         out: torch.Tensor,
-        metadata: GDNAttentionMetadata,
+        metadata: StepGDNAttentionMetadata,
     ) -> None:
         conv_state, ssm_state = self._states()
         decodes = metadata.num_decodes
@@ -202,13 +198,13 @@ class StepQwenGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
         b: torch.Tensor,
         a: torch.Tensor,
         out: torch.Tensor,
-        metadata: GDNAttentionMetadata,
+        metadata: StepGDNAttentionMetadata,
     ) -> None:
         conv_state, ssm_state = self._states()
         requests = metadata.num_spec_decodes
         state_indices = metadata.spec_state_indices_tensor[:requests]
         accepted = metadata.num_accepted_tokens[:requests]
-        layout = SpecLayout.from_query_start_loc(metadata.spec_query_start_loc[: requests + 1])
+        layout = metadata.spec_layout
         mixed_qkv = causal_conv1d_update_spec(
             mixed_qkv,
             conv_state,

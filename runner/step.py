@@ -12,7 +12,7 @@ from ascend_gdn.attention.batch_split import BatchSplit
 from ascend_gdn.attention.decode_plan import DecodePlan, fill_decode_slot
 from ascend_gdn.attention.metadata import GDNContractError
 from ascend_gdn.attention.step_plan import StepInputs, StepPlan, check_capacity, fill_slot, plan_of
-from ascend_gdn.runner.pool import StepPools
+from ascend_gdn.runner.pool import PoolSlot, StepPools
 from ascend_gdn.runner.stats import GDNStats
 
 
@@ -30,11 +30,10 @@ class GDNStep:
 
     def make_plan(self, split: BatchSplit, query_start_loc: np.ndarray) -> StepPlan:
         """Fill one slot with every table of the step and send it: once a step, for all groups."""
-        pool = self._pools.prefill
-        check_capacity(split, pool.layout)
-        slot = pool.acquire()
+        check_capacity(split, self._pools.prefill.layout)
+        slot = self._pools.prefill.acquire()
         rows = fill_slot(slot, split, query_start_loc, self.inputs)
-        pool.publish(slot, pool.layout.num_fixed + (split.num_tokens if split.spec else 0))
+        self._pools.prefill.publish(slot, _used_elements(slot, split))
         self._stats.prefill_steps += 1
         self._stats.plans_built += 1
         return plan_of(slot, split, rows)
@@ -42,16 +41,20 @@ class GDNStep:
     def make_decode_plan(self, split: BatchSplit) -> DecodePlan:
         """The same for a step without prefills."""
         check_capacity(split, self._pools.prefill.layout)
-        pool = self._pools.decode
-        slot = pool.acquire()
+        slot = self._pools.decode.acquire()
         fill_decode_slot(slot, split, self.inputs)
-        pool.publish(slot, pool.layout.num_fixed + (split.num_tokens if split.spec else 0))
+        self._pools.decode.publish(slot, _used_elements(slot, split))
         return DecodePlan(split, slot)
 
     def count_build(self, host_ns: int, reused: bool) -> None:
         """Count one group's build in a prefill step; ``reused`` if the plan was already there."""
         self._stats.plans_reused += reused
         self._stats.host_ns += host_ns
+
+
+def _used_elements(slot: PoolSlot, split: BatchSplit) -> int:
+    """What a step sends of its slot: the token indices, which come last, only as far as filled."""
+    return slot.layout.num_fixed + (0 if split.spec is None else split.num_tokens)
 
 
 class GDNSteps:

@@ -13,7 +13,8 @@ from ascend_gdn.attention.metadata import (
     GDNPrefillFallbackMeta,
     require_prefill_meta,
 )
-from workloads import Ours, Workload
+from ascend_gdn.attention.step_metadata import require_step_metadata
+from workloads import DECODE_WORKLOADS, Ours, Theirs, Workload
 
 LAYER = "model.layers.0.linear_attn"
 
@@ -30,6 +31,19 @@ def meta(ours: Ours) -> GDNPrefillFallbackMeta:
 
 def test_a_meta_of_this_step_passes(meta):
     assert require_prefill_meta(meta, layer=LAYER, num_tokens=73, num_seqs=2) is meta
+
+
+def test_metadata_of_another_builder():
+    theirs = Theirs(DECODE_WORKLOADS[0])
+    metadata = theirs.step(theirs.batch.common_metadata())[0]
+    with pytest.raises(GDNContractError) as caught:
+        require_step_metadata(metadata, layer=LAYER)
+    assert (caught.value.layer, caught.value.field) == (LAYER, "attn_metadata")
+    assert (caught.value.found, caught.value.expected) == (
+        "GDNAttentionMetadata",
+        "StepGDNAttentionMetadata",
+    )
+    assert "--worker-cls" in str(caught.value)
 
 
 def test_missing_meta():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ascend_gdn.attention.builder import StepGDNAttentionMetadata
+from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
 from ascend_gdn.runner.cpu import CPUWorker, StepCPUModelRunner
 
 

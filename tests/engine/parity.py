@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does an engine's answer equal that of Hugging Face transformers?"""
+"""Does an engine's answer equal that of Hugging Face transformers, with one plan a prefill step?"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from demo_reference import compare, load_reference, reference_logits
+from tiny_checkpoint import TinySizes
 
 from .job import Result
 
@@ -29,3 +30,14 @@ def assert_equals_transformers(model: Path, prompts: Sequence[Sequence[int]], *r
     assert largest <= 1e-3
     assert max(agreement.mean_difference for agreement in agreements) <= 1e-4
     assert all(each.greedy_matches == each.greedy_tokens > 0 for each in agreements)
+
+
+def assert_planned_once_a_step(sizes: TinySizes, num_tokens: int, budget: int, result: Result):
+    """The prompts were chunked, some steps had no prefill, and all groups shared each plan."""
+    stats = result.stats
+    assert stats["prefill_steps"] > num_tokens / budget
+    assert stats["plans_built"] == stats["prefill_steps"] < stats["steps"]
+    gdn_layers = sizes.layer_types.count("linear_attention")
+    attention_layers = sizes.layer_types.count("full_attention")
+    # vLLM forms groups of as many layers as the smaller kind has.
+    assert stats["plans_reused"] == stats["plans_built"] * (gdn_layers // attention_layers - 1)

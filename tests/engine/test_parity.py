@@ -12,7 +12,7 @@ from demo_reference import compare, load_reference, reference_logits
 from tiny_checkpoint import TinySizes, write_checkpoint
 
 from .job import Job, run
-from .parity import assert_equals_transformers
+from .parity import assert_equals_transformers, assert_planned_once_a_step
 
 pytestmark = pytest.mark.engine
 
@@ -48,16 +48,7 @@ def test_float32_equals_transformers(name: str, tmp_path: Path):
     result = run(Job(str(model), prompts, engine=MIXED | USED_BLOCKS), tmp_path)
 
     assert_equals_transformers(model, prompts, result)
-
-    # Every long prompt was chunked, some steps mixed prefills with decodes, and each step with a
-    # prefill was planned once for all KV cache groups of GDN layers.
-    stats = result.stats
-    assert stats["prefill_steps"] > sum(LENGTHS) / MIXED["max_num_batched_tokens"]
-    assert stats["plans_built"] == stats["prefill_steps"] < stats["steps"]
-    gdn_layers = sizes.layer_types.count("linear_attention")
-    attention_layers = sizes.layer_types.count("full_attention")
-    # vLLM forms groups of as many layers as the smaller kind has.
-    assert stats["plans_reused"] == stats["plans_built"] * (gdn_layers // attention_layers - 1)
+    assert_planned_once_a_step(sizes, sum(LENGTHS), MIXED["max_num_batched_tokens"], result)
 
 
 def test_convolution_weights_on_a_cpu_with_amx(small_model: Path, tmp_path: Path):

@@ -14,7 +14,7 @@ from tiny_checkpoint import TinySizes, write_checkpoint
 from tiny_tokenizer import SPECIAL_TOKENS, VISION_TOKENS
 
 from .job import Job, run
-from .parity import assert_equals_transformers
+from .parity import assert_equals_transformers, assert_planned_once_a_step
 
 pytestmark = pytest.mark.engine
 
@@ -59,13 +59,7 @@ def test_float32_equals_transformers(name: str, tmp_path: Path):
     prompts = prompts_of(sizes)
     result = run(Job(str(model), prompts, engine=MIXED | options), tmp_path)
     assert_equals_transformers(model, prompts, result)
-
-    stats = result.stats
-    assert stats["prefill_steps"] > sum(LENGTHS) / MIXED["max_num_batched_tokens"]
-    assert stats["plans_built"] == stats["prefill_steps"] < stats["steps"]
-    gdn_layers = sizes.layer_types.count("linear_attention")
-    attention_layers = sizes.layer_types.count("full_attention")
-    assert stats["plans_reused"] == stats["plans_built"] * (gdn_layers // attention_layers - 1)
+    assert_planned_once_a_step(sizes, sum(LENGTHS), MIXED["max_num_batched_tokens"], result)
 
 
 def make_draftable(model: Path) -> None:

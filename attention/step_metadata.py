@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a GDN layer finds in the forward context: vLLM's metadata, and what the step adds to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
+
+from ascend_gdn.attention.metadata import (
+    FOREIGN_BUILDER,
+    GDNContractError,
+    GDNPrefillFallbackMeta,
+)
+from ascend_gdn.fla.spec_layout import SpecLayout
+
+
+@dataclass
+class StepGDNAttentionMetadata(GDNAttentionMetadata):
+    """vLLM's GDN metadata of one KV cache group, with the contract's for the prefill."""
+
+    non_spec_prefill_fallback_meta: GDNPrefillFallbackMeta | None = None
+    """Set whenever ``num_prefills > 0``."""
+
+    @cached_property
+    def spec_layout(self) -> SpecLayout:
+        """The speculative requests' tokens, for the CPU's PyTorch kernels. Made at most once."""
+        return SpecLayout.from_query_start_loc(
+            self.spec_query_start_loc[: self.num_spec_decodes + 1]
+        )
+
+
+def require_step_metadata(metadata: object, *, layer: str) -> StepGDNAttentionMetadata:
+    """Return what the forward context holds for ``layer``, if the step's builder made it.
+
+    Raises:
+        GDNContractError: another builder made it.
+    """
+    if not isinstance(metadata, StepGDNAttentionMetadata):
+        raise GDNContractError(
+            layer=layer,
+            field="attn_metadata",
+            found=type(metadata).__name__,
+            expected=StepGDNAttentionMetadata.__name__,
+            cause=FOREIGN_BUILDER,
+        )
+    return metadata
