@@ -49,6 +49,14 @@ class BatchSplit:
     def num_prefills(self) -> int:
         return len(self.non_spec) - self.num_decodes
 
+    @property
+    def spec_first(self) -> bool:
+        """Whether speculative requests come before all others, so that their tokens do."""
+        if self.spec is None:
+            return False
+        rows = self.spec.rows
+        return isinstance(rows, slice) or int(rows[-1]) == len(rows) - 1
+
     @cached_property
     def num_spec_tokens(self) -> int:
         return 0 if self.spec is None else int(self.spec.lengths.sum())
@@ -64,6 +72,7 @@ def split_batch(
     seq_lens: np.ndarray,
     draft_tokens: np.ndarray | None = None,
     num_accepted_tokens: np.ndarray | None = None,
+    is_prefilling: np.ndarray | None = None,
 ) -> BatchSplit:
     """Split a batch in the order that vLLM's runner gives it: decodes first.
 
@@ -85,6 +94,8 @@ def split_batch(
             do not speculate; None in a step without drafts.
         num_accepted_tokens: [>= R] integer, tokens that each request kept of its last step, 1 if
             that was no speculative one; None without speculative decoding.
+        is_prefilling: [R] bool, requests whose prompt is not computed yet; None takes every request
+            without earlier tokens for one. The rows of a dummy batch are none, whatever they hold.
     """
     lengths = query_start_loc[1:] - query_start_loc[:-1]
     num_tokens = int(query_start_loc[-1])
@@ -103,7 +114,12 @@ def split_batch(
         return BatchSplit(requests, 0, num_tokens)
     if num_tokens == count and requests.context_lens[requests.context_lens.argmin()] > 0:
         return BatchSplit(requests, count, num_tokens)  # only decodes: spared what follows
-    prefills = (requests.lengths > 1) | (requests.context_lens == 0)
+    fresh = requests.context_lens == 0
+    if is_prefilling is not None:
+        fresh &= is_prefilling[requests.rows]
+    prefills = (requests.lengths > 1) | fresh
+    if not np.count_nonzero(prefills):
+        return BatchSplit(requests, count, num_tokens)
     return BatchSplit(requests, int(prefills.argmax()), num_tokens)
 
 

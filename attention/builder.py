@@ -55,6 +55,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
     steps without have one at fixed addresses, as the full graphs captured for them need.
     """
 
+    metadata_cls = StepGDNAttentionMetadata
     _steps: Steps | None = None
     _group = 0
 
@@ -88,6 +89,13 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         if step.split.num_prefills == 0:
             step.decode_plan = step.make_decode_plan(step.split)
             return self._decode_metadata(step.decode_plan, common)
+        return self._planned_metadata(step, common, started)
+
+    def _planned_metadata(
+        self, step: Step, common: CommonAttentionMetadata, started: int | None = None
+    ) -> StepGDNAttentionMetadata:
+        started = perf_counter_ns() if started is None else started
+        assert step.split is not None
         reused = step.plan is not None
         if step.plan is None:
             step.plan = step.make_plan(step.split, common.query_start_loc_cpu.numpy())
@@ -125,6 +133,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         common: CommonAttentionMetadata,
         draft_tokens: torch.Tensor | None,
         inputs: StepInputs,
+        is_prefilling: torch.Tensor | None = None,
     ) -> BatchSplit:
         # Exact for every request whose context length matters here (prefills): see the field's
         # docstring in vllm/v1/attention/backend.py (0.23.0). No device-to-host copy.
@@ -143,6 +152,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
             # vLLM's runner leaves draft tokens out where nothing speculates.
             None if draft_tokens is None else draft_tokens.numpy(),
             inputs.num_accepted_tokens,
+            None if is_prefilling is None else is_prefilling.numpy(),
         )
         if split.spec is not None and inputs.num_accepted_tokens is None:
             raise GDNContractError(
@@ -172,7 +182,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         split = plan.split
         decodes = split.num_decodes
         state_indices = plan.state_indices(self._group)
-        return StepGDNAttentionMetadata(
+        return self.metadata_cls(
             num_prefills=split.num_prefills,
             num_prefill_tokens=split.num_prefill_tokens,
             num_decodes=decodes,

@@ -87,6 +87,8 @@ class GDNChunkedPrefillMetadata:
     """[NB, 2]: (sequence, block) for the blocks of ``chunk_local_cumsum``."""
     cu_seqlens_cpu: np.ndarray
     """[N + 1] int32, on the host: the same values as ``cu_seqlens``."""
+    chunk_indices_chunk64_cpu: np.ndarray
+    """[NC, 2] int32, on the host: the same values as ``chunk_indices_chunk64``."""
 
     def __post_init__(self) -> None:
         lengths = self.cu_seqlens_cpu[1:] - self.cu_seqlens_cpu[:-1]
@@ -94,6 +96,7 @@ class GDNChunkedPrefillMetadata:
         expected = {
             "cu_seqlens": seqs + 1,
             "chunk_indices_chunk64": chunks,
+            "chunk_indices_chunk64_cpu": chunks,
             "chunk_offsets_chunk64": seqs + 1,
             "update_chunk_offsets_chunk64": seqs + 1,
             "final_chunk_indices_chunk64": seqs,
@@ -127,6 +130,16 @@ class GDNChunkedPrefillMetadata:
     @cached_property
     def num_tokens(self) -> int:
         return int(self.cu_seqlens_cpu[-1])
+
+    @cached_property
+    def cu_seqlens_host(self) -> tuple[int, ...]:
+        """``cu_seqlens`` as AscendC operators take it. Made at most once a step."""
+        return tuple(self.cu_seqlens_cpu.tolist())
+
+    @cached_property
+    def chunk_indices_chunk64_host(self) -> tuple[int, ...]:
+        """``chunk_indices_chunk64``, flat, as they take it. Made at most once a step."""
+        return tuple(self.chunk_indices_chunk64_cpu.ravel().tolist())
 
     @cached_property
     def layout(self) -> ChunkLayout:

@@ -84,6 +84,8 @@ class SpecTables:
 
     query_start_loc: torch.Tensor
     """[S + 1]: where each request's tokens start among the speculative tokens."""
+    actual_seq_lengths: torch.Tensor
+    """[S + 1]: 0, then each request's tokens."""
     num_accepted_tokens: torch.Tensor
     """[S]: tokens that each request kept of its last step."""
     sequence_masks: torch.Tensor
@@ -158,12 +160,17 @@ def fill_slot(
 
     Args:
         slot: A slot just taken from the pool; ``check_capacity`` holds.
-        split: The step's requests, at least one of them a prefill.
+        split: The step's requests.
         query_start_loc: [R + 1] int32, of the runner's batch.
         inputs: Of the runner's batch.
     """
     tables, requests, seqs = slot.host_tables, split.non_spec, len(split.non_spec)
-    rows = fill_chunk_tables(slot.host, tables, slot.layout, requests.lengths[split.num_decodes :])
+    if split.num_prefills > 0:
+        prefills = requests.lengths[split.num_decodes :]
+        rows = fill_chunk_tables(slot.host, tables, slot.layout, prefills)
+    else:
+        slot.host[: slot.layout.num_fixed] = slot.layout.padding
+        rows = TableRows(0, 0, 0)
     fill_offsets(tables.query_start_loc, requests.lengths)
     np.greater(requests.context_lens, 0, out=tables.has_initial_state[:seqs])
     for group in range(len(inputs.block_tables)):
@@ -178,6 +185,7 @@ def fill_spec(tables: Tables[np.ndarray], spec: Requests, inputs: StepInputs) ->
     """Write where the speculative requests' tokens start, what they kept, and where it is."""
     seqs, width = len(spec), tables.spec_state_indices.shape[-1]
     fill_offsets(tables.spec_query_start_loc, spec.lengths)
+    tables.spec_actual_seq_lengths[1 : seqs + 1] = spec.lengths  # the start is 0, as is padding
     assert inputs.num_accepted_tokens is not None
     tables.num_accepted_tokens[:seqs] = inputs.num_accepted_tokens[spec.rows]
     tables.spec_sequence_masks[:seqs] = True
@@ -209,12 +217,14 @@ def plan_of(slot: Slot, split: BatchSplit, rows: TableRows) -> StepPlan:
         chunk_indices_large_block=tables.chunk_indices_large_block[: rows.large_block],
         block_indices_cumsum=tables.block_indices_cumsum[: rows.cumsum],
         cu_seqlens_cpu=slot.host_tables.cu_seqlens[: prefills + 1],
+        chunk_indices_chunk64_cpu=slot.host_tables.chunk_indices_chunk64[: rows.chunk64],
     )
     has_initial_state = tables.has_initial_state[:seqs]
     spec = None
     if split.spec is not None and split.spec_mask is not None:
         spec = SpecTables(
             query_start_loc=tables.spec_query_start_loc[: len(split.spec) + 1],
+            actual_seq_lengths=tables.spec_actual_seq_lengths[: len(split.spec) + 1],
             num_accepted_tokens=tables.num_accepted_tokens[: len(split.spec)],
             sequence_masks=tables.spec_sequence_masks[: len(split.spec_mask)],
             token_indx=tables.token_indx[: split.num_tokens],

@@ -84,6 +84,7 @@ class TableLayout:
             "has_initial_state": flags * chunked,
             "state_indices": self.num_groups * seqs,
             "spec_query_start_loc": offsets * spec,
+            "spec_actual_seq_lengths": (seqs + 1) * spec,
             "num_accepted_tokens": seqs * spec,
             "spec_sequence_masks": flags * spec,
             "spec_state_indices": self.num_groups * seqs * (self.num_spec + 1) * spec,
@@ -155,6 +156,8 @@ class Tables(Generic[Array]):
     state_indices: Array
     """[groups, max_seqs]"""
     spec_query_start_loc: Array
+    spec_actual_seq_lengths: Array
+    """Start, then the length of each request: what AscendC's recurrent operator takes."""
     num_accepted_tokens: Array
     spec_sequence_masks: Array
     """bool"""

@@ -172,7 +172,9 @@ class CPUWorker(StepWorkerMixin, VllmCPUWorker):
     """``--worker-cls ascend_gdn.runner.CPUWorker``."""
 
     device_type = "cpu"
-    gdn_layer_cls = StepQwenGatedDeltaNetAttention
+
+    def gdn_layer_cls(self) -> type[StepQwenGatedDeltaNetAttention]:
+        return StepQwenGatedDeltaNetAttention
 
     def make_model_runner(self) -> StepCPUModelRunner:
         return StepCPUModelRunner(self.vllm_config, torch.device("cpu"))

@@ -15,7 +15,8 @@ class GDNStats:
     prefill_steps: int = 0
     """Steps with at least one prefill."""
     plans_built: int = 0
-    """Steps that were planned: filled, copied to the device. Equals ``prefill_steps``."""
+    """Steps that were planned: filled, copied to the device. Those with prefills, and on Ascend
+    those that verify drafts of unequal lengths."""
     plans_reused: int = 0
     """Builds of further KV cache groups that took an existing plan."""
     host_ns: int = 0

@@ -34,7 +34,7 @@ class GDNStep:
         slot = self._pools.prefill.acquire()
         rows = fill_slot(slot, split, query_start_loc, self.inputs)
         self._pools.prefill.publish(slot, _used_elements(slot, split))
-        self._stats.prefill_steps += 1
+        self._stats.prefill_steps += split.num_prefills > 0
         self._stats.plans_built += 1
         return plan_of(slot, split, rows)
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from vllm.config import VllmConfig
 
 from ascend_gdn.runner.align_scheduler import AlignedSchedulerMixin
@@ -22,9 +24,8 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
     cache_mode = vllm_config.cache_config.mamba_cache_mode
     speculates = vllm_config.speculative_config is not None
     scheduler = vllm_config.scheduler_config.get_scheduler_cls()
-    refusals = [
-        message
-        for refused, message in (
+    raise_if_refused(
+        (
             (
                 cache_mode not in ("none", "align"),
                 f"got mamba_cache_mode={cache_mode!r}, expected 'none' or 'align'; vLLM 0.23.0 "
@@ -55,8 +56,12 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
                 "--enable-lora",
             ),
         )
-        if refused
-    ]
+    )
+
+
+def raise_if_refused(checks: Iterable[tuple[bool, str]]) -> None:
+    """Raise ``ValueError`` with the messages of all checks that refuse."""
+    refusals = [message for refused, message in checks if refused]
     if refusals:
         raise ValueError(
             "ascend-gdn does not support this configuration: " + "; ".join(refusals) + "."

@@ -50,12 +50,10 @@ def check_platform(expected: str, found: str) -> None:
 
 
 class StepWorkerMixin(Base):
-    """Put it before a vLLM worker in the bases and name the layer and how to make the runner."""
+    """Put it before a vLLM worker in the bases, and say which layer and which runner to make."""
 
     device_type: ClassVar[str]
     """The platform that the worker is for."""
-    gdn_layer_cls: ClassVar[type[QwenGatedDeltaNetAttention]]
-    """The GDN layer of the platform."""
 
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
         check_version()
@@ -64,13 +62,18 @@ class StepWorkerMixin(Base):
         self.has_gdn_layers = has_gdn_layers(vllm_config)
         if self.has_gdn_layers:
             refuse_unsupported(vllm_config)
-            register_gdn_layer(self.gdn_layer_cls)
         else:
             logger.info(
                 "ascend-gdn: %s has no GDN layers; the worker behaves as vLLM's own.",
                 vllm_config.model_config.model,
             )
         super().__init__(vllm_config, *args, **kwargs)
+        if self.has_gdn_layers:
+            register_gdn_layer(self.gdn_layer_cls())
+
+    def gdn_layer_cls(self) -> type[QwenGatedDeltaNetAttention]:
+        """The GDN layer of the platform."""
+        raise NotImplementedError
 
     def make_model_runner(self) -> StepModelRunnerMixin:
         """Make the platform's model runner with :class:`StepModelRunnerMixin` over it."""

@@ -33,6 +33,7 @@ def make_meta(lengths: list[int], slot: Slot | None = None) -> GDNPrefillFallbac
         chunk=GDNChunkedPrefillMetadata(
             **{name: torch.tensor(values, dtype=torch.int32) for name, values in tables.items()},
             cu_seqlens_cpu=starts,
+            chunk_indices_chunk64_cpu=np.array(tables["chunk_indices_chunk64"], dtype=np.int32),
         ),
         causal_conv1d=GDNCausalConv1dHostMetadata(
             query_start_loc_cpu=starts,

@@ -38,7 +38,9 @@ class StubRunner(StepModelRunnerMixin):
 
 class Worker(StepWorkerMixin, StubWorker):
     device_type = "cpu"
-    gdn_layer_cls = StepQwenGatedDeltaNetAttention
+
+    def gdn_layer_cls(self):
+        return StepQwenGatedDeltaNetAttention
 
     def make_model_runner(self):
         return StubRunner()

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ascend: the GDN backend and builder over vLLM-Ascend's.
+
+Steps with prefills are planned here, once for all KV cache groups. All others are vLLM-Ascend's,
+but for speculative requests of unequal lengths, which its tables cannot express.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from vllm.v1.attention.backend import CommonAttentionMetadata
+from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
+from vllm_ascend.ops.gdn_attn_builder import (
+    AscendGDNAttentionBackend,
+    AscendGDNAttentionMetadataBuilder,
+)
+
+from ascend_gdn.attention.batch_split import BatchSplit
+from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
+from ascend_gdn.attention.spec_rows import ragged_spec_rows
+from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
+from ascend_gdn.attention.step_plan import SpecTables, StepPlan
+
+
+@dataclass
+class StepAscendGDNAttentionMetadata(StepGDNAttentionMetadata):
+    """With what vLLM-Ascend's operators take beside it, so that no layer has to make it."""
+
+    decode_actual_seq_lengths: torch.Tensor | None = None
+    """[D + 1] int32: 0, then the tokens of each decode."""
+    spec_actual_seq_lengths: torch.Tensor | None = None
+    """[S + 1] int32: 0, then the tokens of each speculative request."""
+    spec_first: bool = False
+    """The speculative tokens come before all others, so that slices will do."""
+    spec_token_state_indices: torch.Tensor | None = None
+    """[speculative tokens] int32: block of the state after each."""
+    spec_start_tokens: torch.Tensor | None = None
+    """[S] int32: which of its tokens' states a request starts from, counted from 1."""
+    spec_moved_states: tuple[torch.Tensor, torch.Tensor] | None = None
+    """Blocks [M] int64 to copy states from, and to, before the operator runs."""
+
+
+class StepAscendGDNAttentionMetadataBuilder(
+    StepGDNAttentionMetadataBuilder, AscendGDNAttentionMetadataBuilder
+):
+    """One builder for each KV cache group of GDN layers."""
+
+    metadata_cls = StepAscendGDNAttentionMetadata
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # A decode has one token, whatever the step.
+        self._decode_lengths = torch.ones(
+            self.vllm_config.scheduler_config.max_num_seqs + 1,
+            dtype=torch.int32,
+            device=self.device,
+        )
+        self._decode_lengths[0] = 0
+
+    def build(
+        self,
+        common_prefix_len: int,
+        common_attn_metadata: CommonAttentionMetadata,
+        num_accepted_tokens: torch.Tensor | None = None,
+        num_decode_draft_tokens_cpu: torch.Tensor | None = None,
+        fast_build: bool = False,
+    ) -> GDNAttentionMetadata:
+        """Build the metadata of this group for the open step.
+
+        Raises:
+            GDNContractError: outside an open step, or beyond the pool's capacity.
+        """
+        step, common = self._open_step(), common_attn_metadata
+        if step.split is None:
+            step.split = self._split(
+                common, num_decode_draft_tokens_cpu, step.inputs, common.is_prefilling
+            )
+        if step.split.num_prefills > 0 or self._is_ragged(step.split):
+            return self._planned_metadata(step, common)
+        if step.idle:  # the runner's table may still name the blocks of requests that are gone
+            table = torch.zeros_like(common.block_table_tensor)
+            common = replace(common, block_table_tensor=table)
+        return AscendGDNAttentionMetadataBuilder.build(
+            self,
+            common_prefix_len,
+            common,
+            num_accepted_tokens,
+            num_decode_draft_tokens_cpu,
+            fast_build,
+        )
+
+    def _is_ragged(self, split: BatchSplit) -> bool:
+        spec = split.spec
+        return spec is not None and split.num_spec_tokens < len(spec) * (self.num_spec + 1)
+
+    def _prefill_metadata(self, plan: StepPlan, num_actual_tokens: int) -> Any:
+        metadata = super()._prefill_metadata(plan, num_actual_tokens)
+        metadata.decode_actual_seq_lengths = self._decode_lengths[: plan.split.num_decodes + 1]
+        return metadata
+
+    def _add_spec(self, metadata: Any, plan: StepPlan, spec: SpecTables) -> None:
+        super()._add_spec(metadata, plan, spec)
+        metadata.spec_actual_seq_lengths = spec.actual_seq_lengths
+        metadata.spec_first = plan.split.spec_first
+        tables, requests = plan.slot.host_tables, slice(0, metadata.num_spec_decodes)
+        ragged = ragged_spec_rows(
+            tables.spec_state_indices[self._group][requests],
+            tables.spec_actual_seq_lengths[1:][requests],
+            tables.num_accepted_tokens[requests],
+        )
+        if ragged is None:
+            metadata.spec_token_state_indices = metadata.spec_state_indices_tensor.flatten()
+            metadata.spec_start_tokens = spec.num_accepted_tokens
+            return
+        # Rare (the token budget or the model's length cut a request's drafts), so not in the pool.
+        metadata.spec_token_state_indices = self._to_device(ragged.state_indices)
+        metadata.spec_start_tokens = self._to_device(ragged.num_accepted_tokens)
+        if len(ragged.moved_to):
+            metadata.spec_moved_states = (
+                self._to_device(ragged.moved_from),
+                self._to_device(ragged.moved_to),
+            )
+
+    def _to_device(self, values: Any) -> torch.Tensor:
+        return torch.from_numpy(values).to(self.device)
+
+
+class StepAscendGDNAttentionBackend(AscendGDNAttentionBackend):
+    """vLLM-Ascend's GDN backend with the step's builder."""
+
+    @staticmethod
+    def get_builder_cls() -> type[StepAscendGDNAttentionMetadataBuilder]:
+        return StepAscendGDNAttentionMetadataBuilder

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gated DeltaNet prefill on Ascend: vLLM-Ascend's operators, over the step's tables.
+
+The stages are those of vllm_ascend/ops/triton/fla/chunk.py (0.23.0), without what its wrapper adds
+in every layer: tables cast to int64, outputs converted that nobody reads, an autograd function.
+"""
+
+from __future__ import annotations
+
+import torch
+from vllm_ascend.ops.triton.fla.chunk_scaled_dot_kkt import chunk_scaled_dot_kkt_fwd
+from vllm_ascend.ops.triton.fla.cumsum import chunk_local_cumsum
+from vllm_ascend.ops.triton.fla.solve_tril import solve_tril
+from vllm_ascend.ops.triton.fla.wy_fast import recompute_w_u_fwd
+
+from ascend_gdn.attention.metadata import (
+    CHUNK_SIZE,
+    GDNChunkedPrefillMetadata,
+    GDNPrefillFallbackMeta,
+    require_prefill_meta,
+)
+
+
+def chunk_gated_delta_rule(
+    qk: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    scale: float,
+    initial_state: torch.Tensor,
+    out: torch.Tensor,
+    meta: GDNPrefillFallbackMeta | None,
+    layer: str,
+) -> torch.Tensor:
+    """Apply the gated delta rule to N sequences of together T tokens.
+
+    Args:
+        qk: [2, T, Hk, K] bfloat16: queries and keys, each vector of length 1; dense rows.
+        v: [1, T, Hv, V] bfloat16, contiguous.
+        g: [1, T, Hv] float32, contiguous: log decay, at most 0.
+        beta: [1, T, Hv] bfloat16, contiguous: in 0..1.
+        scale: Of the queries; K ** -0.5 in Qwen3-Next.
+        initial_state: [N, Hv, K, V] float32 or bfloat16, contiguous (the AscendC operator reads its
+            strides before it makes a copy).
+        out: [T, Hv, V], written.
+        meta: The step's prefill metadata. Required: nothing here can make a table.
+        layer: Name of the calling layer, for errors.
+
+    Returns:
+        The final state [N, Hv, K, V] in ``initial_state``'s dtype.
+
+    Raises:
+        GDNContractError: ``meta`` is missing, of an earlier step, or of another batch.
+    """
+    meta = require_prefill_meta(
+        meta, layer=layer, num_tokens=qk.shape[1], num_seqs=initial_state.shape[0]
+    )
+    chunk = meta.chunk
+    _, k = qk.split(1)
+    g, w, u = _chunk_terms(k, v, g, beta, chunk)
+    # AscendC's operators take the heads before the tokens.
+    q_heads, k_heads = qk.transpose(1, 2).contiguous().split(1)
+    g_heads = g.transpose(1, 2).contiguous()
+    h, v_new, final_state = torch.ops._C_ascend.chunk_gated_delta_rule_fwd_h(
+        k_heads,
+        w.transpose(1, 2).contiguous(),
+        u.transpose(1, 2).contiguous(),
+        g=g_heads,
+        initial_state=initial_state,
+        output_final_state=True,
+        chunk_size=CHUNK_SIZE,
+        cu_seqlens=chunk.cu_seqlens_host,
+        chunk_indices=chunk.chunk_indices_chunk64_host,
+    )
+    o = torch.ops._C_ascend.chunk_fwd_o(
+        q_heads,
+        k_heads,
+        v_new,
+        h,
+        scale,
+        g=g_heads,
+        cu_seqlens=chunk.cu_seqlens_host,
+        chunk_indices=chunk.chunk_indices_chunk64_host,
+        chunk_size=CHUNK_SIZE,
+    )
+    out.copy_(o[0].transpose(0, 1))
+    return final_state
+
+
+def _chunk_terms(
+    k: torch.Tensor,
+    v: torch.Tensor,
+    g: torch.Tensor,
+    beta: torch.Tensor,
+    chunk: GDNChunkedPrefillMetadata,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a chunk contributes whatever the state before it.
+
+    Returns:
+        The decay summed up within each chunk [1, T, Hv] float32, w [1, T, Hv, K], u [1, T, Hv, V].
+    """
+    g = chunk_local_cumsum(
+        g,
+        chunk_size=CHUNK_SIZE,
+        cu_seqlens=chunk.cu_seqlens,
+        block_indices=chunk.block_indices_cumsum,
+    )
+    a = chunk_scaled_dot_kkt_fwd(
+        k=k,
+        beta=beta,
+        g_cumsum=g,
+        cu_seqlens=chunk.cu_seqlens,
+        chunk_indices=chunk.chunk_indices_chunk64,
+        output_dtype=torch.float32,
+    )
+    a_inverse = solve_tril(
+        A=a,
+        cu_seqlens=chunk.cu_seqlens,
+        chunk_indices_large_block=chunk.chunk_indices_large_block,
+        chunk_indices_bt=chunk.chunk_indices_chunk64,
+        output_dtype=k.dtype,
+    )
+    w, u = recompute_w_u_fwd(
+        k=k,
+        v=v,
+        beta=beta,
+        A=a_inverse,
+        g_cumsum=g,
+        cu_seqlens=chunk.cu_seqlens,
+        chunk_indices=chunk.chunk_indices_chunk64,
+    )
+    return g, w, u

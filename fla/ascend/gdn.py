@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GDN layer on Ascend: vLLM-Ascend's, but for steps that were planned by our builder.
+
+State layouts are vLLM-Ascend's: convolution [blocks, W - 1 + num_spec, conv_dim], recurrent
+[blocks, Hv, V, K].
+"""
+
+from __future__ import annotations
+
+import torch
+from vllm.forward_context import get_forward_context
+from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
+from vllm.v1.attention.backends.utils import PAD_SLOT_ID
+from vllm_ascend.device.device_op import DeviceOperator
+from vllm_ascend.ops.gdn import AscendGatedDeltaNetAttention
+from vllm_ascend.ops.triton.fla.l2norm import l2norm_fwd
+from vllm_ascend.ops.triton.fla.utils import clear_ssm_states
+
+from ascend_gdn.attention.ascend import (
+    StepAscendGDNAttentionBackend,
+    StepAscendGDNAttentionMetadata,
+)
+from ascend_gdn.attention.step_metadata import require_step_metadata
+from ascend_gdn.fla.ascend.chunk import chunk_gated_delta_rule
+
+_PREFILL, _UPDATE = 0, 1
+"""``run_mode`` of ``npu_causal_conv1d_custom``: whole sequences, or a few tokens of each."""
+
+
+class StepAscendGatedDeltaNetAttention(AscendGatedDeltaNetAttention, QwenGatedDeltaNetAttention):
+    """vLLM-Ascend's layer, its prefill driven by the step's metadata.
+
+    vLLM-Ascend 0.23.0 assigns the methods of its class to vLLM's (patch/worker/patch_qwen3_5.py);
+    named as a base here, they are found first with or without that.
+    """
+
+    def get_attn_backend(self) -> type[StepAscendGDNAttentionBackend]:
+        return StepAscendGDNAttentionBackend
+
+    def _forward_core(
+        self,
+        mixed_qkv: torch.Tensor,
+        b: torch.Tensor,
+        a: torch.Tensor,
+        core_attn_out: torch.Tensor,
+    ) -> None:
+        """Convolution and delta rule of one step.
+
+        Args:
+            mixed_qkv: [tokens, conv_dim] packed q, k, v of the rank's heads.
+            b: [tokens, value heads], before the sigmoid.
+            a: [tokens, value heads], decay input.
+            core_attn_out: [tokens, value heads, V], written; rows past the step's tokens are not.
+        """
+        attn_metadata = get_forward_context().attn_metadata
+        if attn_metadata is None:  # vLLM's profile run
+            return
+        metadata = attn_metadata[self.prefix]
+        planned = isinstance(metadata, StepAscendGDNAttentionMetadata)
+        if not planned and metadata.num_prefills == 0:
+            super()._forward_core(mixed_qkv, b, a, core_attn_out)
+            return
+        require_step_metadata(metadata, layer=self.prefix)
+        tokens, spec_tokens = metadata.num_actual_tokens, metadata.num_spec_decode_tokens
+        mixed_qkv, out = mixed_qkv[:tokens], core_attn_out[:tokens]
+        g, beta = DeviceOperator.fused_gdn_gating(self.A_log, a[:tokens], b[:tokens], self.dt_bias)
+        if spec_tokens == 0:
+            self._non_spec(mixed_qkv, g, beta, out, metadata)
+        elif metadata.spec_first:
+            sizes = [spec_tokens, tokens - spec_tokens]
+            x, others_x = mixed_qkv.split(sizes)
+            own_g, others_g = g.split(sizes, dim=1)
+            own_beta, others_beta = beta.split(sizes, dim=1)
+            self._spec(x, own_g, own_beta, out[:spec_tokens], metadata)
+            if metadata.num_prefills > 0:
+                self._non_spec(others_x, others_g, others_beta, out[spec_tokens:], metadata)
+        else:
+            for rows, forward in (
+                (metadata.spec_token_indx, self._spec),
+                (metadata.non_spec_token_indx, self._non_spec),
+            ):
+                own_out = out.new_empty(len(rows), *out.shape[1:])
+                own_g, own_beta = g.index_select(1, rows), beta.index_select(1, rows)
+                forward(mixed_qkv.index_select(0, rows), own_g, own_beta, own_out, metadata)
+                out[rows] = own_out
+
+    def _conv(
+        self,
+        x: torch.Tensor,
+        query_start_loc: torch.Tensor,
+        cache_indices: torch.Tensor,
+        run_mode: int,
+        initial_state_mode: torch.Tensor | None = None,
+        num_accepted_tokens: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Convolve ``x`` [tokens, conv_dim] and advance the convolution's states."""
+        out = torch.empty_like(x)
+        torch.ops._C_ascend.npu_causal_conv1d_custom(
+            out,
+            x,
+            self.conv1d.weight.squeeze(1).t(),
+            conv_state=self.kv_cache[0],
+            bias_opt=self.conv1d.bias,
+            query_start_loc_opt=query_start_loc,
+            cache_indices_opt=cache_indices,
+            initial_state_mode_opt=initial_state_mode,
+            num_accepted_tokens_opt=num_accepted_tokens,
+            activation_mode=1 if self.activation else 0,
+            pad_slot_id=PAD_SLOT_ID,
+            run_mode=run_mode,
+        )
+        return out
+
+    def _heads(self, mixed_qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return qk [2, tokens, Hk, K], every vector of length 1, and v [1, tokens, Hv, V]."""
+        key_dim, value_dim = self.key_dim // self.tp_size, self.value_dim // self.tp_size
+        qk, v = mixed_qkv.split([2 * key_dim, value_dim], dim=-1)
+        tokens = len(mixed_qkv)
+        qk = qk.view(tokens, 2, -1, self.head_k_dim).transpose(0, 1)
+        return l2norm_fwd(qk), v.contiguous().view(1, tokens, -1, self.head_v_dim)
+
+    def _recurrent(
+        self,
+        qk: torch.Tensor,
+        v: torch.Tensor,
+        g: torch.Tensor,
+        beta: torch.Tensor,
+        actual_seq_lengths: torch.Tensor,
+        state_indices: torch.Tensor,
+        num_accepted_tokens: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return [tokens, Hv, V], and advance the recurrent states token by token."""
+        return torch.ops._C_ascend.npu_recurrent_gated_delta_rule(
+            query=qk[0],
+            key=qk[1],
+            value=v[0],
+            g=g[0],
+            beta=beta[0],
+            state=self.kv_cache[1],
+            scale=self.head_k_dim**-0.5,
+            actual_seq_lengths=actual_seq_lengths,
+            ssm_state_indices=state_indices,
+            num_accepted_tokens=num_accepted_tokens,
+        )
+
+    def _spec(
+        self,
+        mixed_qkv: torch.Tensor,
+        g: torch.Tensor,
+        beta: torch.Tensor,
+        out: torch.Tensor,
+        metadata: StepAscendGDNAttentionMetadata,
+    ) -> None:
+        """Requests that verify drafts."""
+        if metadata.spec_moved_states is not None:
+            source, target = metadata.spec_moved_states
+            ssm_state = self.kv_cache[1]
+            ssm_state[target] = ssm_state[source]
+        mixed_qkv = self._conv(
+            mixed_qkv,
+            metadata.spec_query_start_loc,
+            metadata.spec_state_indices_tensor,
+            _UPDATE,
+            num_accepted_tokens=metadata.num_accepted_tokens,
+        )
+        qk, v = self._heads(mixed_qkv)
+        o = self._recurrent(
+            qk,
+            v,
+            g,
+            beta,
+            metadata.spec_actual_seq_lengths,
+            metadata.spec_token_state_indices,
+            metadata.spec_start_tokens,
+        )
+        out.copy_(o)
+
+    def _non_spec(
+        self,
+        mixed_qkv: torch.Tensor,
+        g: torch.Tensor,
+        beta: torch.Tensor,
+        out: torch.Tensor,
+        metadata: StepAscendGDNAttentionMetadata,
+    ) -> None:
+        """Decodes first, then prefills; one convolution for both."""
+        mixed_qkv = self._conv(
+            mixed_qkv,
+            metadata.non_spec_query_start_loc,
+            metadata.non_spec_state_indices_tensor,
+            _PREFILL,
+            initial_state_mode=metadata.has_initial_state,
+        )
+        qk, v = self._heads(mixed_qkv)
+        decodes = metadata.num_decode_tokens
+        if decodes > 0:
+            o = self._recurrent(
+                qk[:, :decodes],
+                v[:, :decodes],
+                g[:, :decodes],
+                beta[:, :decodes],
+                metadata.decode_actual_seq_lengths,
+                metadata.non_spec_state_indices_tensor[:decodes],
+            )
+            out[:decodes].copy_(o)
+            qk, v, g, beta = (t[:, decodes:] for t in (qk, v, g, beta))
+            out = out[decodes:]
+        ssm_state, blocks = self.kv_cache[1], metadata.prefill_state_indices
+        initial_state = ssm_state.index_select(0, blocks).transpose(-1, -2).contiguous()
+        clear_ssm_states(initial_state, metadata.prefill_has_initial_state)
+        final_state = chunk_gated_delta_rule(
+            qk,
+            v,
+            g,
+            beta,
+            scale=self.head_k_dim**-0.5,
+            initial_state=initial_state,
+            out=out,
+            meta=metadata.non_spec_prefill_fallback_meta,
+            layer=self.prefix,
+        )
+        ssm_state[blocks] = final_state.transpose(-1, -2)

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ascend: vLLM-Ascend's NPU worker and model runner with step-scoped GDN metadata."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from vllm.logger import init_logger
+from vllm.v1.utils import report_usage_stats
+from vllm.v1.worker.workspace import init_workspace_manager
+from vllm_ascend.utils import is_310p
+from vllm_ascend.worker.model_runner_v1 import NPUModelRunner
+from vllm_ascend.worker.worker import NPUWorker as AscendNPUWorker
+
+from ascend_gdn.runner.ascend_compat import ascend_seams, check_ascend_version
+from ascend_gdn.runner.ascend_validation import refuse_unsupported_on_ascend, repair_all2all_backend
+from ascend_gdn.runner.compat import check_seams
+from ascend_gdn.runner.model_runner import StepModelRunnerMixin
+from ascend_gdn.runner.validation import has_gdn_layers
+from ascend_gdn.runner.worker import StepWorkerMixin
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
+
+logger = init_logger("vllm." + __name__)
+
+
+class StepNPUModelRunner(StepModelRunnerMixin, NPUModelRunner):
+    """vLLM-Ascend's model runner, opening a GDN step around each metadata build."""
+
+    def initialize_attn_backend(self, *args: Any, **kwargs: Any) -> None:
+        # Where vLLM-Ascend makes the metadata builders (model_runner_v1.py, 0.23.0).
+        super().initialize_attn_backend(*args, **kwargs)
+        self.bind_gdn_builders()
+
+    def _determine_batch_execution_and_padding(
+        self,
+        num_tokens: int,
+        num_reqs: int,
+        num_scheduled_tokens_np: np.ndarray,
+        *args: Any,
+        force_uniform_decode: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """vLLM-Ascend's, without a decode graph for a batch in which some request prefills.
+
+        It takes any batch of equally many tokens a request for decodes: prompts of one token, or a
+        last chunk of num_spec + 1. A decode graph has no prefill, so their states would not move.
+        """
+        batch = self.input_batch
+        computed = batch.num_computed_tokens_cpu[:num_reqs]
+        prefills = (computed < batch.num_prompt_tokens[:num_reqs]) & (
+            (num_scheduled_tokens_np > 1) | (computed == 0)
+        )
+        if force_uniform_decode is None and np.count_nonzero(prefills):
+            force_uniform_decode = False
+        return super()._determine_batch_execution_and_padding(
+            num_tokens,
+            num_reqs,
+            num_scheduled_tokens_np,
+            *args,
+            force_uniform_decode=force_uniform_decode,
+            **kwargs,
+        )
+
+
+class NPUWorker(StepWorkerMixin, AscendNPUWorker):
+    """``--worker-cls ascend_gdn.runner.NPUWorker``."""
+
+    device_type = "npu"
+
+    def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
+        check_ascend_version()
+        check_seams(ascend_seams())
+        refuse_unsupported_on_ascend(
+            vllm_config, is_310p=is_310p(), has_gdn_layers=has_gdn_layers(vllm_config)
+        )
+        repair_all2all_backend(vllm_config)
+        super().__init__(vllm_config, *args, **kwargs)
+
+    def gdn_layer_cls(self) -> type[QwenGatedDeltaNetAttention]:
+        # It builds on vLLM-Ascend's operators, which are there once its worker is made.
+        from ascend_gdn.fla.ascend.gdn import StepAscendGatedDeltaNetAttention
+
+        return StepAscendGatedDeltaNetAttention
+
+    def make_model_runner(self) -> StepNPUModelRunner:
+        return StepNPUModelRunner(self.vllm_config, self.device)
+
+    def init_device(self) -> None:
+        # vLLM-Ascend's worker with another runner, as its own variants do it
+        # (xlite/xlite_worker.py, 0.23.0): two runners would hold their device buffers at once.
+        if not self.has_gdn_layers:
+            AscendNPUWorker.init_device(self)
+            return
+        self.device = self._init_device()
+        init_workspace_manager(self.device, num_ubatches=1)
+        self.model_runner = self.make_model_runner()
+        if self.rank == 0:
+            report_usage_stats(self.vllm_config)
