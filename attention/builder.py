@@ -172,7 +172,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         if plan.split.spec is not None:
             return plan.metadata(self._group, tokens, padded)
         # Its tensors are at fixed addresses: what was made for as many requests still fits.
-        key = (len(plan.split.non_spec), tokens, padded)
+        key = (plan.split.num_tokens, tokens, padded)  # a decode has one token
         metadata = self._decodes.get(key)
         if metadata is None:
             metadata = self._decodes[key] = plan.metadata(self._group, tokens, padded)

@@ -27,8 +27,8 @@ def fill_decode_slot(slot: Slot, split: BatchSplit, inputs: StepInputs) -> None:
         return
     requests, count = split.non_spec, len(split.non_spec)
     np.minimum(layout.arange[: layout.max_seqs + 2], count, out=tables.query_start_loc)
-    for group in range(layout.num_groups):
-        tables.state_indices[group, :count] = inputs.first_blocks(group, requests.rows)
+    for group, blocks in enumerate(inputs.first_blocks(requests.rows)):
+        tables.state_indices[group, :count] = blocks
 
 
 @dataclass(eq=False)

@@ -57,13 +57,12 @@ class StepInputs:
             None if accepted is None else np.ones_like(accepted),
         )
 
-    def first_blocks(self, group: int, rows: np.ndarray | slice) -> np.ndarray:
-        """[n] int32: the block of each request of ``rows`` that has its running state."""
-        table = self.block_tables[group]
+    def first_blocks(self, rows: np.ndarray | slice) -> list[np.ndarray]:
+        """A group each, [n] int32: the block of each of ``rows`` that has its running state."""
         if self.state_columns is None:
-            return table[rows, 0]
-        columns = self.state_columns[rows]
-        return table[_as_array(rows), columns]
+            return [table[rows, 0] for table in self.block_tables]
+        columns, rows = self.state_columns[rows], _as_array(rows)
+        return [table[rows, columns] for table in self.block_tables]
 
     def spec_blocks(self, group: int, rows: np.ndarray | slice, count: int) -> np.ndarray:
         """[n, count] int32: that block and those that follow it, a speculative token each."""
@@ -173,8 +172,8 @@ def fill_slot(
         rows = TableRows(0, 0, 0)
     fill_offsets(tables.query_start_loc, requests.lengths)
     np.greater(requests.context_lens, 0, out=tables.has_initial_state[:seqs])
-    for group in range(len(inputs.block_tables)):
-        tables.state_indices[group, :seqs] = inputs.first_blocks(group, requests.rows)
+    for group, blocks in enumerate(inputs.first_blocks(requests.rows)):
+        tables.state_indices[group, :seqs] = blocks
     if split.spec is not None:
         fill_spec(tables, split.spec, inputs)
         _fill_token_indx(tables, split, query_start_loc)

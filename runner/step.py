@@ -19,14 +19,21 @@ from ascend_gdn.runner.stats import GDNStats
 class GDNStep:
     """What the builders of one step share: the split of its batch and what was built for it."""
 
-    def __init__(self, pools: StepPools, inputs: StepInputs, stats: GDNStats, idle: bool) -> None:
+    def __init__(self, steps: GDNSteps, inputs: StepInputs, idle: bool) -> None:
         self.inputs = inputs
         self.idle = idle
         self.split: BatchSplit | None = None
         self.plan: StepPlan | None = None
         self.decode_plan: DecodePlan | None = None
-        self._pools = pools
-        self._stats = stats
+        self._steps = steps
+        self._pools = steps.pools
+        self._stats = steps.stats
+
+    def __enter__(self) -> GDNStep:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._steps.current = None
 
     def make_plan(self, split: BatchSplit, query_start_loc: np.ndarray) -> StepPlan:
         """Fill one slot with every table of the step and send it: once a step, for all groups."""
@@ -71,14 +78,13 @@ class GDNSteps:
         self, pools: StepPools, inputs: Callable[[bool], StepInputs], stats: GDNStats
     ) -> None:
         self.current: GDNStep | None = None
-        self._pools = pools
+        self.pools = pools
+        self.stats = stats
         self._inputs = inputs
-        self._stats = stats
         self._idle = False
 
-    @contextmanager
-    def open(self) -> Iterator[GDNStep]:
-        """Open a step around the build of all groups' metadata."""
+    def open(self) -> GDNStep:
+        """Open a step, for a ``with`` around the build of all groups' metadata."""
         if self.current is not None:
             raise GDNContractError(
                 layer="GDNSteps",
@@ -87,12 +93,9 @@ class GDNSteps:
                 expected="one step at a time",
                 cause="_build_attention_metadata was entered from within itself",
             )
-        self.current = GDNStep(self._pools, self._inputs(self._idle), self._stats, self._idle)
-        self._stats.steps += 1
-        try:
-            yield self.current
-        finally:
-            self.current = None
+        step = self.current = GDNStep(self, self._inputs(self._idle), self._idle)
+        self.stats.steps += 1
+        return step
 
     @contextmanager
     def idle(self) -> Iterator[None]:
