@@ -14,13 +14,16 @@ export HF_HUB_OFFLINE := 1
 # a minute of each start.
 export TORCH_COMPILE_DISABLE ?= 1
 
-.PHONY: help setup demo serve train test test-all unit lint format bench requirements clean
+.PHONY: help setup setup-ascend demo serve train test test-all unit lint format bench requirements clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 setup: ## make .venv, if it is not there or out of date
 	@PYTHON=$(PYTHON) scripts/bootstrap.sh
+
+setup-ascend: ## make .venv-ascend: vllm-ascend too, without an NPU, for tests/emulation
+	@PYTHON=$(PYTHON) scripts/bootstrap.sh ascend
 
 demo: setup ## the main job: serve a small Qwen3-Next through our worker, and check what it says
 	.venv/bin/python examples/demo.py $(ARGS)
@@ -59,7 +62,8 @@ UV = $(if $(wildcard .cache/uv/bin/uv),.cache/uv/bin/uv,uv) pip compile --quiet 
 requirements: setup ## resolve requirements/*.in into the pinned *.txt
 	$(UV) --overrides requirements/overrides.txt requirements/cpu.in -o requirements/cpu.txt
 	$(UV) requirements/dev.in -o requirements/dev.txt
+	$(UV) requirements/ascend.in -o requirements/ascend.txt
 
 clean: ## remove all that was made here
-	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-ascend .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

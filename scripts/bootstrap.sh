@@ -1,15 +1,23 @@
 #!/usr/bin/env bash
 # Makes .venv: the pinned packages of requirements/ and this one, editable. Needs Python 3.11 or
 # 3.12 and pip; neither uv nor the venv module. A second call with nothing changed does nothing.
+# `bootstrap.sh ascend` makes .venv-ascend: the same, and vllm-ascend without its kernels.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python3}
 uv_version=0.13.9
-venv=.venv
+case ${1:-main} in
+main) venv=.venv packages=(requirements/{cpu,dev}.txt) ascend=() ;;
+ascend)
+    venv=.venv-ascend packages=(requirements/{cpu,dev,ascend}.txt)
+    ascend=(requirements/vllm_ascend.txt)
+    ;;
+*) echo "error: unknown environment '$1': give main or ascend" >&2 && exit 2 ;;
+esac
 # A stamp's name holds the hash of what it vouches for: change that, and the part is made again.
 hash_of() { cat "$@" | sha256sum | cut -c1-16; }
-packages_stamp=$venv/.packages-$(hash_of requirements/*.txt)
+packages_stamp=$venv/.packages-$(hash_of "${packages[@]}" "${ascend[@]}")
 project_stamp=$venv/.project-$(hash_of pyproject.toml scripts/bootstrap.sh)
 
 say() { printf '[setup %3ds] %s\n' "$SECONDS" "$*"; }
@@ -55,7 +63,12 @@ if ! $venv/bin/python -c '' 2>/dev/null; then
 fi
 if [ ! -e "$packages_stamp" ]; then
     say "installing the packages of requirements/ (several GB the first time)"
-    $uv pip install --python $venv/bin/python --no-deps -r requirements/cpu.txt -r requirements/dev.txt
+    $uv pip install --python $venv/bin/python --no-deps "${packages[@]/#/-r}"
+    if [ ${#ascend[@]} -gt 0 ]; then
+        say "building vllm-ascend, without its kernels"
+        COMPILE_CUSTOM_KERNELS=0 SOC_VERSION=ascend910b1 $uv pip install --python $venv/bin/python \
+            --no-deps --no-build-isolation "${ascend[@]/#/-r}"
+    fi
     rm -f $venv/.packages-*
     touch "$packages_stamp"
 fi
