@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from vllm.config import VllmConfig
 from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
+from vllm.v1.kv_cache_interface import AttentionSpec
 from vllm_ascend.ops.gdn_attn_builder import (
     AscendGDNAttentionBackend,
     AscendGDNAttentionMetadataBuilder,
@@ -50,14 +52,17 @@ class StepAscendGDNAttentionMetadataBuilder(
 
     metadata_cls = StepAscendGDNAttentionMetadata
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        kv_cache_spec: AttentionSpec,
+        layer_names: list[str],
+        vllm_config: VllmConfig,
+        device: torch.device,
+    ) -> None:
+        super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         # A decode has one token, whatever the step.
-        self._decode_lengths = torch.ones(
-            self.vllm_config.scheduler_config.max_num_seqs + 1,
-            dtype=torch.int32,
-            device=self.device,
-        )
+        count = vllm_config.scheduler_config.max_num_seqs + 1
+        self._decode_lengths = torch.ones(count, dtype=torch.int32, device=device)
         self._decode_lengths[0] = 0
 
     def build(
@@ -125,7 +130,7 @@ class StepAscendGDNAttentionMetadataBuilder(
             )
 
     def _to_device(self, values: Any) -> torch.Tensor:
-        return torch.from_numpy(values).to(self.device)
+        return torch.from_numpy(values).to(self._decode_lengths.device)
 
 
 class StepAscendGDNAttentionBackend(AscendGDNAttentionBackend):

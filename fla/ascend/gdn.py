@@ -34,6 +34,9 @@ class StepAscendGatedDeltaNetAttention(AscendGatedDeltaNetAttention, QwenGatedDe
     named as a base here, they are found first with or without that.
     """
 
+    _conv_view: tuple[torch.Tensor, torch.Tensor] | None = None
+    """The convolution's weights as loaded, and as its operator takes them."""
+
     def get_attn_backend(self) -> type[StepAscendGDNAttentionBackend]:
         return StepAscendGDNAttentionBackend
 
@@ -62,15 +65,17 @@ class StepAscendGatedDeltaNetAttention(AscendGatedDeltaNetAttention, QwenGatedDe
             return
         require_step_metadata(metadata, layer=self.prefix)
         tokens, spec_tokens = metadata.num_actual_tokens, metadata.num_spec_decode_tokens
-        mixed_qkv, out = mixed_qkv[:tokens], core_attn_out[:tokens]
-        g, beta = DeviceOperator.fused_gdn_gating(self.A_log, a[:tokens], b[:tokens], self.dt_bias)
+        out = core_attn_out
+        if mixed_qkv.shape[0] > tokens:  # padded
+            mixed_qkv, b, a, out = (t[:tokens] for t in (mixed_qkv, b, a, out))
+        g, beta = DeviceOperator.fused_gdn_gating(self.A_log, a, b, self.dt_bias)
         if spec_tokens == 0:
             self._non_spec(mixed_qkv, g, beta, out, metadata)
         elif metadata.spec_first:
             sizes = [spec_tokens, tokens - spec_tokens]
-            x, others_x = mixed_qkv.split(sizes)
-            own_g, others_g = g.split(sizes, dim=1)
-            own_beta, others_beta = beta.split(sizes, dim=1)
+            x, others_x = mixed_qkv.split_with_sizes(sizes)
+            own_g, others_g = g.split_with_sizes(sizes, 1)
+            own_beta, others_beta = beta.split_with_sizes(sizes, 1)
             self._spec(x, own_g, own_beta, out[:spec_tokens], metadata)
             if metadata.num_prefills > 0:
                 self._non_spec(others_x, others_g, others_beta, out[spec_tokens:], metadata)
@@ -98,7 +103,7 @@ class StepAscendGatedDeltaNetAttention(AscendGatedDeltaNetAttention, QwenGatedDe
         torch.ops._C_ascend.npu_causal_conv1d_custom(
             out,
             x,
-            self.conv1d.weight.squeeze(1).t(),
+            self._conv_weights(),
             conv_state=self.kv_cache[0],
             bias_opt=self.conv1d.bias,
             query_start_loc_opt=query_start_loc,
@@ -111,11 +116,18 @@ class StepAscendGatedDeltaNetAttention(AscendGatedDeltaNetAttention, QwenGatedDe
         )
         return out
 
+    def _conv_weights(self) -> torch.Tensor:
+        """[W, conv_dim], a view of the convolution's weights, made anew if they are replaced."""
+        weight = self.conv1d.weight
+        if self._conv_view is None or self._conv_view[0] is not weight:
+            self._conv_view = weight, weight.squeeze(1).t()
+        return self._conv_view[1]
+
     def _heads(self, mixed_qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return qk [2, tokens, Hk, K], every vector of length 1, and v [1, tokens, Hv, V]."""
         key_dim, value_dim = self.key_dim // self.tp_size, self.value_dim // self.tp_size
-        qk, v = mixed_qkv.split([2 * key_dim, value_dim], dim=-1)
-        tokens = len(mixed_qkv)
+        qk, v = mixed_qkv.split_with_sizes([2 * key_dim, value_dim], -1)
+        tokens = mixed_qkv.shape[0]
         qk = qk.view(tokens, 2, -1, self.head_k_dim).transpose(0, 1)
         return l2norm_fwd(qk), v.contiguous().view(1, tokens, -1, self.head_v_dim)
 
