@@ -21,7 +21,7 @@ from . import (
     triton_chunk,
     triton_small,
 )
-from .schemas import NAMESPACE, SCHEMAS, name_of
+from .schemas import NAMESPACE, NOT_EMULATED, SCHEMAS, name_of
 from .torch_npu_stand_in import install_modules
 from .wide import widen
 
@@ -60,11 +60,11 @@ TRITON_FUNCTIONS = {
         triton_small.l2norm_fwd,
     ),
     "vllm_ascend.ops.layernorm": (triton_small.layer_norm_fwd_npu,),
-    "vllm.v1.worker.mamba_utils": (triton_small.batch_memcpy,),
 }
 """The functions to replace, in the modules that call them."""
 
 TRITON_KERNELS = {
+    "vllm_ascend.ops.triton.batch_memcpy": {"batch_memcpy_kernel": triton_small.batch_memcpy},
     "vllm_ascend.worker.block_table": {
         "_compute_slot_mapping_kernel": triton_small.compute_slot_mapping,
     },
@@ -104,10 +104,11 @@ def replace(module: ModuleType, name: str, value: object) -> None:
 
 def register_operators() -> None:
     """``torch.ops._C_ascend``, on the CPU."""
-    for schema in SCHEMAS:
+    for schema in SCHEMAS + NOT_EMULATED:
         name = f"{NAMESPACE}::{name_of(schema)}"
         torch.library.define(name, schema.removeprefix(name_of(schema)))
-        torch.library.impl(name, "CPU")(operator(name_of(schema)))
+        if schema in SCHEMAS:
+            torch.library.impl(name, "CPU")(operator(name_of(schema)))
 
 
 def install_platform() -> None:

@@ -44,6 +44,14 @@ SCHEMAS = (
     "int added_vocab_end_index) -> (Tensor masked_input, Tensor mask)",
 )
 
+# vllm-ascend gives these an implementation of shapes when it loads its extension.
+NOT_EMULATED = (
+    "bgmv_expand(Tensor! x, Tensor! weight, Tensor! indices, Tensor! y, int slice_offset, "
+    "int slice_size) -> Tensor",
+    "sgmv_expand(Tensor! x, Tensor! weight, Tensor! lora_indices, Tensor! seq_len, Tensor! y, "
+    "int slice_offset, int slice_size) -> Tensor",
+)
+
 
 def name_of(schema: str) -> str:
     return schema.partition("(")[0]

@@ -82,3 +82,5 @@ def install_modules(operators: Mapping[str, Callable[..., object]]) -> None:
     _add_module("acl.rt", memcpy=_no_memcpy)
     _add_module("mooncake")
     _add_module("mooncake.engine", TransferEngine=_TransferEngine)
+    # vllm-ascend's extension: with it there, its code takes the operators of torch.ops._C_ascend.
+    sys.modules["vllm_ascend.vllm_ascend_C"] = _Module("vllm_ascend.vllm_ascend_C")

@@ -125,8 +125,17 @@ def compute_slot_mapping(
     slot_mapping[num_tokens:max_num_tokens] = PAD_ID
 
 
-def batch_memcpy(src_ptrs: torch.Tensor, dst_ptrs: torch.Tensor, sizes: torch.Tensor) -> None:
-    """``batch_memcpy`` of vLLM's ``v1/worker/mamba_utils.py``: bytes between addresses."""
+def batch_memcpy(
+    grid: Sequence[int],
+    src_ptrs: torch.Tensor,
+    dst_ptrs: torch.Tensor,
+    sizes: torch.Tensor,
+    *,
+    BLOCK_SIZE: int,
+) -> None:
+    """``batch_memcpy_kernel`` of vllm-ascend's ``ops/triton/batch_memcpy.py``."""
+    for pointers in (src_ptrs, dst_ptrs):
+        require_shape("batch_memcpy_kernel", "pointers", pointers, grid[0])
     triples = zip(src_ptrs.tolist(), dst_ptrs.tolist(), sizes.tolist(), strict=True)
     for source, destination, size in triples:
         ctypes.memmove(destination, source, size)
