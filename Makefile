@@ -31,14 +31,21 @@ demo: setup ## the main job: serve a small Qwen3-Next through our worker, and ch
 serve: setup ## serve MODEL (default: a small trained one) on 127.0.0.1:PORT through our worker
 	.venv/bin/python examples/serve.py --port $(PORT) $(MODEL) $(ARGS)
 
-test: setup ## the tests, those that start an engine included, but for the longest
-	.venv/bin/pytest -m "not slow" $(ARGS)
+# tests/emulation takes vllm-ascend, and the others vLLM's CPU platform, which vllm-ascend replaces.
+PYTEST = .venv/bin/pytest --ignore=tests/emulation
+PYTEST_ASCEND = .venv-ascend/bin/pytest tests/emulation
 
-test-all: setup ## all tests
-	.venv/bin/pytest $(ARGS)
+test: setup setup-ascend ## the tests, those that start an engine included, but for the longest
+	$(PYTEST) -m "not slow" $(ARGS)
+	$(PYTEST_ASCEND) -m "not slow" $(ARGS)
 
-unit: setup ## the tests that start no engine
-	.venv/bin/pytest -m "not engine" $(ARGS)
+test-all: setup setup-ascend ## all tests
+	$(PYTEST) $(ARGS)
+	$(PYTEST_ASCEND) $(ARGS)
+
+unit: setup setup-ascend ## the tests that start no engine
+	$(PYTEST) -m "not engine" $(ARGS)
+	$(PYTEST_ASCEND) -m "not engine" $(ARGS)
 
 lint: setup ## ruff and mypy
 	.venv/bin/ruff check .

@@ -53,6 +53,8 @@ class Job:
     """More arguments of ``SamplingParams``, or other values for those given below."""
     rounds: list[int] = field(default_factory=list)
     """How many prompts each ``generate`` takes, one after the other; by default one takes all."""
+    counts: bool = True
+    """Whether the worker counts what it does, as ours do and vLLM's own (``"auto"``) does not."""
 
 
 @dataclass
@@ -162,9 +164,8 @@ def collect(llm: LLM, job: Job, outputs: Iterable[RequestOutput]) -> dict[str, A
     """The fields of :class:`Result`, without the log."""
     from vllm.v1.metrics.reader import Counter
 
-    values = values_of(
-        list(outputs), [] if job.worker_cls == "auto" else llm.collective_rpc("gdn_stats")
-    )
+    counting = job.counts and job.worker_cls != "auto"
+    values = values_of(list(outputs), llm.collective_rpc("gdn_stats") if counting else [])
     if job.engine.get("disable_log_stats") is False:
         metrics = llm.get_metrics()
         values["counters"] = {

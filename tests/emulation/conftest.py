@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tiny_checkpoint import TinySizes, write_checkpoint
+
+SIZES = TinySizes(dtype="float32", layers=4)
+# Around the chunk (64) and the solve block (1216). The one-token prompt comes last, into a state
+# block that another request has left its state in.
+LENGTHS = (2, 3, 63, 64, 65, 128, 200, 500, 1000, 1217, 3000, 1)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory) -> Path:
+    """A float32 checkpoint, MoE; heads of 128, which the AscendC operators ask for."""
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "model", SIZES)
+
+
+@pytest.fixture(scope="session")
+def prompts() -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(3, SIZES.vocab_size, length).tolist() for length in LENGTHS]

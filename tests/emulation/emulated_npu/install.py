@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put the emulated NPU in place: once in a process, before vLLM is imported."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from types import ModuleType
+
+import torch
+
+from . import (
+    checks,
+    ops_attention,
+    ops_chunk,
+    ops_conv,
+    ops_embedding,
+    ops_moe,
+    ops_norm_rotary,
+    ops_recurrent,
+    triton_chunk,
+    triton_small,
+)
+from .schemas import NAMESPACE, NOT_EMULATED, SCHEMAS, name_of
+from .torch_npu_stand_in import install_modules
+from .wide import widen
+
+OPERATOR_MODULES = (
+    ops_attention,
+    ops_chunk,
+    ops_conv,
+    ops_embedding,
+    ops_moe,
+    ops_norm_rotary,
+    ops_recurrent,
+)
+
+TORCH_NPU_OPERATORS = (
+    "_npu_reshape_and_cache",
+    "_npu_rotary_embedding",
+    "npu_add_rms_norm",
+    "npu_fused_infer_attention_score",
+    "npu_grouped_matmul",
+    "npu_moe_token_unpermute",
+    "npu_rms_norm",
+    "npu_swiglu",
+)
+
+TRITON_FUNCTIONS = {
+    "vllm_ascend.ops.triton.fla.chunk": (
+        triton_chunk.chunk_local_cumsum,
+        triton_chunk.chunk_scaled_dot_kkt_fwd,
+        triton_chunk.solve_tril,
+        triton_chunk.recompute_w_u_fwd,
+        triton_small.l2norm_fwd,
+    ),
+    "vllm_ascend.ops.gdn": (
+        triton_small.clear_ssm_states,
+        triton_small.fused_qkvzba_split_reshape_cat,
+        triton_small.l2norm_fwd,
+    ),
+    "vllm_ascend.ops.layernorm": (triton_small.layer_norm_fwd_npu,),
+}
+"""The functions to replace, in the modules that call them."""
+
+TRITON_KERNELS = {
+    "vllm_ascend.ops.triton.batch_memcpy": {"batch_memcpy_kernel": triton_small.batch_memcpy},
+    "vllm_ascend.worker.block_table": {
+        "_compute_slot_mapping_kernel": triton_small.compute_slot_mapping,
+    },
+}
+
+
+def install() -> None:
+    # These look for torch_npu, and take its path once it is there.
+    for name in ("modeling_flash_attention_utils", "processing_utils"):
+        importlib.import_module(f"transformers.{name}")
+
+    install_modules({name: operator(name) for name in TORCH_NPU_OPERATORS})
+    register_operators()
+    os.environ["VLLM_PLUGINS"] = "none"
+    install_platform()
+    for name, functions in TRITON_FUNCTIONS.items():
+        for function in functions:
+            replace(importlib.import_module(name), function.__name__, function)
+    for name, kernels in TRITON_KERNELS.items():
+        for kernel, launch in kernels.items():
+            replace(importlib.import_module(name), kernel, triton_small.Kernel(launch))
+    if checks.WIDE:
+        widen(importlib.import_module("vllm_ascend.ops.triton.fla.chunk"))
+
+
+def operator(name: str) -> object:
+    """The emulated operator of that name."""
+    (found,) = [vars(module)[name] for module in OPERATOR_MODULES if name in vars(module)]
+    return found
+
+
+def replace(module: ModuleType, name: str, value: object) -> None:
+    """Set an attribute that is there already."""
+    assert name in vars(module), f"{module.__name__} has no {name} any more"
+    setattr(module, name, value)
+
+
+def register_operators() -> None:
+    """``torch.ops._C_ascend``, on the CPU."""
+    for schema in SCHEMAS + NOT_EMULATED:
+        name = f"{NAMESPACE}::{name_of(schema)}"
+        torch.library.define(name, schema.removeprefix(name_of(schema)))
+        if schema in SCHEMAS:
+            torch.library.impl(name, "CPU")(operator(name_of(schema)))
+
+
+def install_platform() -> None:
+    """Make vllm-ascend's platform, on the CPU, the one that vLLM runs on."""
+    import vllm.platforms
+    from vllm.utils import torch_utils
+
+    from .platform import EmulatedPlatform
+
+    vllm.platforms.current_platform = EmulatedPlatform()
+    register = torch_utils.direct_register_custom_op
+
+    def register_on_cpu(*args: object, **kwargs: object) -> None:
+        if kwargs.get("dispatch_key") == "PrivateUse1":
+            kwargs["dispatch_key"] = "CPU"
+        register(*args, **kwargs)
+
+    torch_utils.direct_register_custom_op = register_on_cpu

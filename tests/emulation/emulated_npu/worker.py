@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Workers of vllm-ascend on the emulated device."""
+
+from __future__ import annotations
+
+import torch
+from vllm.utils.mem_utils import MemorySnapshot
+from vllm.utils.torch_utils import set_random_seed
+from vllm_ascend.worker.worker import NPUWorker
+
+
+class EmulatedDevice:
+    """Mix this in before a worker derived from vllm-ascend's ``NPUWorker``.
+
+    Overrides ``_init_device``, which names the device "npu" itself, and ``_warm_up_atb``, a
+    multiplication for the sake of a library that is not there (worker/worker.py, 0.23.0).
+    """
+
+    def _init_device(self) -> torch.device:
+        self.init_snapshot = MemorySnapshot()
+        self.requested_memory = self.init_snapshot.total_memory
+        self._init_worker_distributed_environment()
+        set_random_seed(self.model_config.seed)
+        return torch.device("cpu")
+
+    def _warm_up_atb(self) -> None: ...
+
+
+class StockWorker(EmulatedDevice, NPUWorker):
+    """vllm-ascend's own worker and, unmodified, its model runner."""
