@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE := 1
 # a minute of each start.
 export TORCH_COMPILE_DISABLE ?= 1
 
-.PHONY: help setup demo serve train test test-all unit lint format bench requirements clean
+.PHONY: help setup demo serve train test test-all unit lowering lint format bench requirements clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,10 @@ test-all: setup ## all tests
 
 unit: setup ## the tests that start no engine
 	.venv/bin/pytest -m "not engine" $(ARGS)
+
+lowering: ## lower our Triton kernels for Ascend, without an NPU, with what is in .venv-lowering
+	@PYTHON=$(PYTHON) scripts/bootstrap.sh lowering
+	.venv-lowering/bin/python tests/lowering/check.py
 
 lint: setup ## ruff and mypy
 	.venv/bin/ruff check .
@@ -59,7 +63,8 @@ UV = $(if $(wildcard .cache/uv/bin/uv),.cache/uv/bin/uv,uv) pip compile --quiet 
 requirements: setup ## resolve requirements/*.in into the pinned *.txt
 	$(UV) --overrides requirements/overrides.txt requirements/cpu.in -o requirements/cpu.txt
 	$(UV) requirements/dev.in -o requirements/dev.txt
+	$(UV) --no-emit-package triton requirements/lowering.in -o requirements/lowering.txt
 
 clean: ## remove all that was made here
-	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowering .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

