@@ -4,8 +4,8 @@
 One Triton kernel, one launch a step, no wait. What it costs, by reading: on the host the launch. On
 the device every program walks the step's sequences once, a load and some scalar operations each,
 and once more, with vectors, those that have rows in its part. A pool for 256 sequences and 8192
-tokens takes 4 programs, one for 1024 sequences and a million tokens 57 (32 value heads). All
-rows are written, used or not, as the host fill does. It has not been timed.
+tokens takes 4 programs, one for 1024 sequences and a million tokens 57 (32 value heads). All rows
+are written, used or not, as the host fill does. It has not been timed.
 
 This module needs Triton and no vLLM: ``attention.table_fill`` imports it where Triton can run,
 tests run it in Triton's interpreter, and ``make lowering`` lowers it for Ascend.
@@ -100,8 +100,9 @@ def _fill_indices(
         end = tl.load(cu_seqlens + seq + 1)
         end_seq = tl.where(rows < first_row + ROWS, seq + 1, end_seq)
         rows += _num_blocks(start, end, BLOCK)
-        first_seq = tl.where(rows <= first_row, seq + 1, first_seq)
-        rows_before = tl.where(rows <= first_row, rows, rows_before)
+        is_before = rows <= first_row
+        first_seq = tl.where(is_before, seq + 1, first_seq)
+        rows_before = tl.where(is_before, rows, rows_before)
         start = end
     # Both columns in one store: triton-ascend 3.2.0 aborts at two masked ones of stride 2.
     element = 2 * first_row + tl.arange(0, 2 * ROWS)

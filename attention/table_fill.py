@@ -51,15 +51,7 @@ class HostFill:
     """All tables are numpy's work, and are sent."""
 
     first_sent = 0
-
-    def write(
-        self,
-        buffer: np.ndarray,
-        tables: Tables[np.ndarray],
-        layout: TableLayout,
-        lengths: np.ndarray,
-    ) -> TableRows:
-        return fill_chunk_tables(buffer, tables, layout, lengths)
+    write = staticmethod(fill_chunk_tables)
 
     def launch(self, buffer: torch.Tensor, num_seqs: int) -> int:
         return 0
@@ -73,21 +65,14 @@ class TritonFill:
         device: Theirs. The kernel is compiled for it now, not in the first request's step.
     """
 
+    write = staticmethod(fill_cu_seqlens)
+
     def __init__(self, layout: TableLayout, device: torch.device) -> None:
         from ascend_gdn.attention.device_fill import FillLaunch  # needs Triton
 
         self.first_sent = layout.num_chunk_tables
         self._launch = FillLaunch.of(layout)
         self._launch(torch.zeros(layout.num_elements, dtype=torch.int32, device=device), 0)
-
-    def write(
-        self,
-        buffer: np.ndarray,
-        tables: Tables[np.ndarray],
-        layout: TableLayout,
-        lengths: np.ndarray,
-    ) -> TableRows:
-        return fill_cu_seqlens(buffer, tables, layout, lengths)
 
     def launch(self, buffer: torch.Tensor, num_seqs: int) -> int:
         self._launch(buffer, num_seqs)
@@ -104,6 +89,7 @@ def make_table_fill(
     if name == "host":
         return HostFill()
     if device.type != "cpu" and has_triton:
+        logger.info("ascend-gdn: a Triton kernel fills the chunk tables on %s.", device)
         return TritonFill(layout, device)
     logger.warning(
         "ascend-gdn: gdn_table_fill is %r, but %s: the host fills the chunk tables.",

@@ -113,7 +113,7 @@ class TableLayout:
 
     @cached_property
     def num_fixed(self) -> int:
-        """Elements before ``token_indx``: those after the chunk tables every step sends."""
+        """Elements before ``token_indx``: a step sends them all, or those after chunk tables."""
         return self.places["token_indx"].start
 
     @cached_property
