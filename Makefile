@@ -14,7 +14,8 @@ export HF_HUB_OFFLINE := 1
 # a minute of each start.
 export TORCH_COMPILE_DISABLE ?= 1
 
-.PHONY: help setup setup-ascend demo serve train test test-all unit lint format bench requirements clean
+.PHONY: help setup setup-ascend demo serve train test test-all unit lowering lint format bench \
+	requirements clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -47,6 +48,10 @@ unit: setup setup-ascend ## the tests that start no engine
 	$(PYTEST) -m "not engine" $(ARGS)
 	$(PYTEST_ASCEND) -m "not engine" $(ARGS)
 
+lowering: ## lower our Triton kernels for Ascend, without an NPU, with what is in .venv-lowering
+	@PYTHON=$(PYTHON) scripts/bootstrap.sh lowering
+	.venv-lowering/bin/python tests/lowering/check.py
+
 lint: setup ## ruff and mypy
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
@@ -70,7 +75,9 @@ requirements: setup ## resolve requirements/*.in into the pinned *.txt
 	$(UV) --overrides requirements/overrides.txt requirements/cpu.in -o requirements/cpu.txt
 	$(UV) requirements/dev.in -o requirements/dev.txt
 	$(UV) requirements/ascend.in -o requirements/ascend.txt
+	$(UV) --no-emit-package triton requirements/lowering.in -o requirements/lowering.txt
 
 clean: ## remove all that was made here
-	rm -rf .venv .venv-ascend .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-ascend .venv-lowering .cache build dist *.egg-info .pytest_cache .mypy_cache \
+		.ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

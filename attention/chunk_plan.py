@@ -53,6 +53,27 @@ def fill_chunk_tables(
     )
 
 
+def fill_cu_seqlens(
+    buffer: np.ndarray, tables: Tables[np.ndarray], layout: TableLayout, lengths: np.ndarray
+) -> TableRows:
+    """The same, but leave the tables out that the device makes of ``cu_seqlens``."""
+    sent = slice(layout.num_chunk_tables, layout.num_fixed)
+    buffer[sent] = layout.padding[sent]
+    fill_offsets(tables.cu_seqlens, lengths)
+    longest = int(lengths[lengths.argmax()])
+    return TableRows(
+        _count_blocks(lengths, longest, CHUNK_SIZE),
+        _count_blocks(lengths, longest, LARGE_BLOCK_SIZE),
+        _count_blocks(lengths, longest, layout.cumsum_block),
+    )
+
+
+def _count_blocks(lengths: np.ndarray, longest: int, block_size: int) -> int:
+    if longest <= block_size:
+        return len(lengths)
+    return int(((lengths + (block_size - 1)) // block_size).sum())
+
+
 def fill_offsets(out: np.ndarray, counts: np.ndarray) -> None:
     """Write where each of ``counts`` starts and where the last one ends, then repeat the end."""
     used = len(counts) + 1

@@ -12,7 +12,7 @@ import torch
 from vllm.v1.attention.backends.utils import NULL_BLOCK_ID
 
 from ascend_gdn.attention.batch_split import BatchSplit, Requests
-from ascend_gdn.attention.chunk_plan import TableRows, fill_chunk_tables, fill_offsets
+from ascend_gdn.attention.chunk_plan import TableRows, fill_offsets
 from ascend_gdn.attention.metadata import (
     GDNCausalConv1dHostMetadata,
     GDNChunkedPrefillMetadata,
@@ -20,6 +20,7 @@ from ascend_gdn.attention.metadata import (
     GDNPrefillFallbackMeta,
     TableSlot,
 )
+from ascend_gdn.attention.table_fill import TableFill
 from ascend_gdn.attention.table_layout import TableLayout, Tables
 
 
@@ -154,19 +155,20 @@ def fill_slot(
     split: BatchSplit,
     query_start_loc: np.ndarray,
     inputs: StepInputs,
+    fill: TableFill,
 ) -> TableRows:
-    """Write all tables of a step into the slot's host buffer.
+    """Write all tables of a step into the slot's host buffer, but for those that a kernel makes.
 
     Args:
         slot: A slot just taken from the pool; ``check_capacity`` holds.
         split: The step's requests.
         query_start_loc: [R + 1] int32, of the runner's batch.
         inputs: Of the runner's batch.
+        fill: Writes the chunk tables.
     """
     tables, requests, seqs = slot.host_tables, split.non_spec, len(split.non_spec)
     if split.num_prefills > 0:
-        prefills = requests.lengths[split.num_decodes :]
-        rows = fill_chunk_tables(slot.host, tables, slot.layout, prefills)
+        rows = fill.write(slot.host, tables, slot.layout, requests.lengths[split.num_decodes :])
     else:
         slot.host[: slot.layout.num_fixed] = slot.layout.padding
         rows = TableRows(0, 0, 0)

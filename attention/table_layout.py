@@ -73,13 +73,14 @@ class TableLayout:
         flags = -(-seqs // 4)  # one byte a sequence
         spec, chunked = self.num_spec > 0, self.has_prefills
         return {
-            "cu_seqlens": offsets * chunked,
+            # The chunk tables first: where the device makes them, a step does not send them.
             "chunk_indices_chunk64": 2 * max_rows(seqs, tokens, CHUNK_SIZE) * chunked,
             "chunk_offsets_chunk64": offsets * chunked,
             "update_chunk_offsets_chunk64": offsets * chunked,
             "final_chunk_indices_chunk64": seqs * chunked,
             "chunk_indices_large_block": 2 * max_rows(seqs, tokens, LARGE_BLOCK_SIZE) * chunked,
             "block_indices_cumsum": 2 * max_rows(seqs, tokens, self.cumsum_block) * chunked,
+            "cu_seqlens": offsets * chunked,
             "query_start_loc": offsets,
             "has_initial_state": flags * chunked,
             "state_indices": self.num_groups * seqs,
@@ -107,8 +108,13 @@ class TableLayout:
         return sum(-(-size // _ALIGNMENT) * _ALIGNMENT for size in self.sizes.values())
 
     @cached_property
+    def num_chunk_tables(self) -> int:
+        """Elements before ``cu_seqlens``: all that is made from it."""
+        return self.places["cu_seqlens"].start
+
+    @cached_property
     def num_fixed(self) -> int:
-        """Elements before ``token_indx``: what every step sends."""
+        """Elements before ``token_indx``: a step sends them all, or those after chunk tables."""
         return self.places["token_indx"].start
 
     @cached_property

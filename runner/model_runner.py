@@ -11,10 +11,12 @@ from vllm.logger import init_logger
 
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
 from ascend_gdn.attention.step_plan import StepInputs
+from ascend_gdn.attention.table_fill import make_table_fill
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
 from ascend_gdn.runner.pool import StepBufferPool, StepPools
 from ascend_gdn.runner.stats import GDNStats
 from ascend_gdn.runner.step import GDNSteps
+from ascend_gdn.runner.validation import table_fill_option
 
 if TYPE_CHECKING:
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner as Base
@@ -88,6 +90,7 @@ class StepModelRunnerMixin(Base):
             decode=StepBufferPool(
                 layout.without_prefills(rows), self.device, self.gdn_stats, fixed=True
             ),
+            fill=make_table_fill(table_fill_option(self.vllm_config), layout, self.device),
         )
         self.gdn_steps = GDNSteps(
             self.gdn_pools, lambda idle: self._gdn_step_inputs(groups, idle), self.gdn_stats

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from ascend_gdn.attention.metadata import GDNContractError
+from ascend_gdn.attention.table_fill import HostFill, TableFill
 from ascend_gdn.attention.table_layout import TableLayout, Tables
 from ascend_gdn.runner.stats import GDNStats
 
@@ -99,15 +100,15 @@ class StepBufferPool:
         slot.generation += 1
         return slot
 
-    def publish(self, slot: PoolSlot, num_elements: int) -> None:
-        """Send a filled slot's first ``num_elements`` to the device.
+    def publish(self, slot: PoolSlot, num_elements: int, first: int = 0) -> None:
+        """Send a filled slot's elements from ``first`` up to ``num_elements`` to the device.
 
         One asynchronous copy, in the current stream's order.
         """
         if slot.copied is None:
             return
-        source = slot.host_buffer[:num_elements]
-        slot.device_buffer[:num_elements].copy_(source, non_blocking=True)
+        source = slot.host_buffer[first:num_elements]
+        slot.device_buffer[first:num_elements].copy_(source, non_blocking=True)
         slot.copied.record()
         self._stats.bytes_copied += source.nbytes
 
@@ -128,6 +129,8 @@ class StepPools:
     """For steps that have prefills."""
     decode: StepBufferPool
     """For steps that have none; at fixed addresses."""
+    fill: TableFill = field(default_factory=HostFill)
+    """Fills the chunk tables of ``prefill``'s slots."""
 
     def close(self) -> None:
         """Let go of all buffers."""

@@ -23,6 +23,8 @@ class GDNStats:
     """Host time of all builds in prefill steps, nanoseconds."""
     bytes_copied: int = 0
     """Bytes of tables copied from host to device; 0 on CPU, where both are one buffer."""
+    table_kernels: int = 0
+    """Launches of the kernel that makes the chunk tables on the device."""
     slot_waits: int = 0
     """Times that a slot's last copy was still under way when the slot was taken."""
     pool_bytes: int = 0

@@ -37,10 +37,12 @@ class GDNStep:
 
     def make_plan(self, split: BatchSplit, query_start_loc: np.ndarray) -> StepPlan:
         """Fill one slot with every table of the step and send it: once a step, for all groups."""
-        check_capacity(split, self._pools.prefill.layout)
-        slot = self._pools.prefill.acquire()
-        rows = fill_slot(slot, split, query_start_loc, self.inputs)
-        self._pools.prefill.publish(slot, _used_elements(slot, split))
+        pool, fill = self._pools.prefill, self._pools.fill
+        check_capacity(split, pool.layout)
+        slot = pool.acquire()
+        rows = fill_slot(slot, split, query_start_loc, self.inputs, fill)
+        pool.publish(slot, _used_elements(slot, split), fill.first_sent)
+        self._stats.table_kernels += fill.launch(slot.device_buffer, split.num_prefills)
         self._stats.prefill_steps += split.num_prefills > 0
         self._stats.plans_built += 1
         return plan_of(slot, split, rows)
@@ -60,7 +62,7 @@ class GDNStep:
 
 
 def _used_elements(slot: PoolSlot, split: BatchSplit) -> int:
-    """What a step sends of its slot: the token indices, which come last, only as far as filled."""
+    """How far a step sends its slot: the token indices, which come last, only as far as filled."""
     return slot.layout.num_fixed + (0 if split.spec is None else split.num_tokens)
 
 

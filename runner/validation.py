@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from vllm.config import VllmConfig
 
+from ascend_gdn.attention.table_fill import TABLE_FILLS
 from ascend_gdn.runner.align_scheduler import AlignedSchedulerMixin
 
 GDN_MODEL_TYPES = frozenset({"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"})
@@ -19,11 +20,18 @@ def has_gdn_layers(vllm_config: VllmConfig) -> bool:
     return vllm_config.model_config.hf_text_config.model_type in GDN_MODEL_TYPES
 
 
+def table_fill_option(vllm_config: VllmConfig) -> str:
+    """Who is asked to fill the chunk tables: ``gdn_table_fill`` of ``--additional-config``."""
+    options = vllm_config.additional_config  # a platform may put an object of its own there
+    return options.get("gdn_table_fill", TABLE_FILLS[0]) if isinstance(options, dict) else "host"
+
+
 def refuse_unsupported(vllm_config: VllmConfig) -> None:
     """Raise ``ValueError`` naming every option that the worker does not support."""
     cache_mode = vllm_config.cache_config.mamba_cache_mode
     speculates = vllm_config.speculative_config is not None
     scheduler = vllm_config.scheduler_config.get_scheduler_cls()
+    table_fill = table_fill_option(vllm_config)
     raise_if_refused(
         (
             (
@@ -54,6 +62,11 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
                 vllm_config.lora_config is not None,
                 "got LoRA, expected none: GDN layers have no LoRA path here; leave out "
                 "--enable-lora",
+            ),
+            (
+                table_fill not in TABLE_FILLS,
+                f"got gdn_table_fill={table_fill!r}, expected 'host' or 'triton'; correct "
+                "--additional-config, or leave gdn_table_fill out of it for 'host'",
             ),
         )
     )

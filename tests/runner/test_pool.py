@@ -63,6 +63,15 @@ def test_publish_copies_what_is_used_and_records_the_fence(device_pool):
     assert stats.bytes_copied == 40
 
 
+def test_publish_leaves_out_what_the_device_makes(device_pool):
+    pool, stats = device_pool
+    slot = pool.acquire()
+    slot.host_buffer.fill_(7)
+    pool.publish(slot, 10, first=4)
+    assert slot.device_buffer[:11].tolist() == [-1] * 4 + [7] * 6 + [-1]
+    assert stats.bytes_copied == 24
+
+
 def test_acquire_waits_for_the_copy_that_still_reads_the_slot(device_pool):
     pool, stats = device_pool
     first = pool.acquire()

@@ -9,7 +9,7 @@ import pytest
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from ascend_gdn.runner.align_scheduler import AlignedScheduler
-from ascend_gdn.runner.validation import has_gdn_layers, refuse_unsupported
+from ascend_gdn.runner.validation import has_gdn_layers, refuse_unsupported, table_fill_option
 
 
 def config(**changes):
@@ -21,6 +21,7 @@ def config(**changes):
         "lora_config": None,
         "model_type": "qwen3_next",
         "scheduler": AlignedScheduler,
+        "additional_config": {},
     } | changes
     return SimpleNamespace(
         cache_config=SimpleNamespace(mamba_cache_mode=values["mamba_cache_mode"]),
@@ -29,6 +30,7 @@ def config(**changes):
         use_v2_model_runner=values["use_v2_model_runner"],
         parallel_config=SimpleNamespace(use_ubatching=values["use_ubatching"]),
         lora_config=values["lora_config"],
+        additional_config=values["additional_config"],
         model_config=SimpleNamespace(
             hf_text_config=SimpleNamespace(model_type=values["model_type"])
         ),
@@ -52,6 +54,10 @@ def test_supported_configurations_pass(cache_mode, speculative_config):
         ({"use_v2_model_runner": True}, "VLLM_USE_V2_MODEL_RUNNER=0"),
         ({"use_ubatching": True}, "leave out --enable-dbo"),
         ({"lora_config": object()}, "leave out --enable-lora"),
+        (
+            {"additional_config": {"gdn_table_fill": "gpu"}},
+            "got gdn_table_fill='gpu', expected 'host' or 'triton'; correct --additional-config",
+        ),
     ],
 )
 def test_refusals_say_what_to_change(changes, message):
@@ -68,6 +74,22 @@ def test_either_of_both_needs_no_scheduler_of_ours(changes):
 def test_all_refusals_come_at_once():
     with pytest.raises(ValueError, match=r"mamba_cache_mode.*LoRA"):
         refuse_unsupported(config(mamba_cache_mode="all", lora_config=object()))
+
+
+@pytest.mark.parametrize(
+    ("additional_config", "expected"),
+    [
+        ({}, "host"),
+        ({"another_plug_ins": 1}, "host"),
+        ({"gdn_table_fill": "host"}, "host"),
+        ({"gdn_table_fill": "triton"}, "triton"),
+        (object(), "host"),
+    ],
+)
+def test_who_fills_the_tables(additional_config, expected):
+    checked = config(additional_config=additional_config)
+    refuse_unsupported(checked)
+    assert table_fill_option(checked) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who fills the chunk tables, and where that is decided."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ascend_gdn.attention import table_fill
+from ascend_gdn.attention.chunk_plan import fill_chunk_tables, fill_cu_seqlens
+from ascend_gdn.attention.device_fill import FillLaunch
+from ascend_gdn.attention.table_fill import HostFill, TritonFill, make_table_fill
+from ascend_gdn.attention.table_layout import TableLayout, Tables
+
+LAYOUT = TableLayout(max_seqs=8, max_tokens=8192, num_groups=2, cumsum_block=128, num_spec=2)
+CPU, DEVICE = torch.device("cpu"), torch.device("meta")
+POISON = -7_777_777
+
+
+@pytest.fixture
+def launches(mocker):
+    """Launches of the kernel, none of which happens."""
+    return mocker.patch.object(FillLaunch, "__call__")
+
+
+@pytest.fixture
+def warning(mocker):
+    return mocker.patch.object(table_fill.logger, "warning")
+
+
+@pytest.mark.parametrize("device", [CPU, DEVICE])
+def test_the_host_fills_by_default(device, launches, warning):
+    assert type(make_table_fill("host", LAYOUT, device, has_triton=True)) is HostFill
+    launches.assert_not_called()
+    warning.assert_not_called()
+
+
+def test_triton_fills_where_it_can(launches, warning):
+    fill = make_table_fill("triton", LAYOUT, DEVICE, has_triton=True)
+    assert type(fill) is TritonFill
+    (buffer, num_seqs), _ = launches.call_args  # compiled at once
+    assert buffer.device == DEVICE and buffer.shape == (LAYOUT.num_elements,) and num_seqs == 0
+    assert fill.launch(buffer, 3) == 1
+    launches.assert_called_with(buffer, 3)
+    warning.assert_not_called()
+
+
+@pytest.mark.parametrize(
+    ("device", "has_triton", "reason"),
+    [
+        (CPU, True, "the model runs on the CPU"),
+        (CPU, False, "the model runs on the CPU"),
+        (DEVICE, False, "vLLM finds no usable Triton"),
+    ],
+)
+def test_the_host_fills_where_triton_cannot_and_the_log_says_why(
+    device, has_triton, reason, launches, warning
+):
+    assert type(make_table_fill("triton", LAYOUT, device, has_triton)) is HostFill
+    launches.assert_not_called()
+    warning.assert_called_once()
+    assert reason in warning.call_args.args[0] % warning.call_args.args[1:]
+
+
+@pytest.mark.parametrize("lengths", [[1], [64, 65], [1217, 1, 4096], [1024] * 8])
+def test_what_is_sent_for_the_kernel_equals_the_host_fill(lengths):
+    tokens = np.array(lengths, dtype=np.int32)
+    buffers = [np.full(LAYOUT.num_elements, POISON, dtype=np.int32) for _ in range(2)]
+    rows = [
+        write(
+            buffer,
+            Tables.over(torch.from_numpy(buffer), LAYOUT).map(torch.Tensor.numpy),
+            LAYOUT,
+            tokens,
+        )
+        for write, buffer in zip((fill_cu_seqlens, fill_chunk_tables), buffers, strict=True)
+    ]
+    assert rows[0] == rows[1]
+    made = LAYOUT.num_chunk_tables
+    np.testing.assert_array_equal(buffers[0][made:], buffers[1][made:])
+    assert (buffers[0][:made] == POISON).all()
+    assert not (buffers[1][: LAYOUT.num_fixed] == POISON).any()

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A step whose chunk tables the device makes, with a stand-in for the kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ascend_gdn.attention.chunk_plan import fill_chunk_tables, fill_cu_seqlens
+from ascend_gdn.attention.table_fill import HostFill
+from ascend_gdn.attention.table_layout import TableLayout, Tables
+from ascend_gdn.runner.pool import StepBufferPool, StepPools
+from ascend_gdn.runner.stats import GDNStats
+from ascend_gdn.runner.step import GDNSteps
+from workloads import Batch, Ours, Workload
+
+from ..attention.reference import reference_tables
+
+LAYOUT = TableLayout(max_seqs=16, max_tokens=8192, num_groups=3, cumsum_block=128, num_spec=3)
+CPU = torch.device("cpu")
+MIXED = Workload(
+    "decode, speculative, prefills",
+    [1, 4, 4, 70, 1300],
+    [9, 700, 700, 0, 0],
+    [-1, 3, 3, -1, -1],
+)
+
+
+class FakeDeviceFill:
+    """As ``TritonFill``; the kernel's part is done from what has arrived on the device."""
+
+    first_sent = LAYOUT.num_chunk_tables
+
+    def __init__(self) -> None:
+        self.launched: list[int] = []
+
+    def write(self, buffer, tables, layout, lengths):
+        return fill_cu_seqlens(buffer, tables, layout, lengths)
+
+    def launch(self, buffer, num_seqs):
+        self.launched.append(num_seqs)
+        on_device = Tables.over(buffer, LAYOUT)
+        lengths = on_device.cu_seqlens[: num_seqs + 1].diff().numpy()
+        made = np.zeros(LAYOUT.num_elements, dtype=np.int32)
+        tables = Tables.over(torch.from_numpy(made), LAYOUT).map(torch.Tensor.numpy)
+        fill_chunk_tables(made, tables, LAYOUT, lengths)
+        buffer[: self.first_sent] = torch.from_numpy(made)[: self.first_sent]
+        return 1
+
+
+def prefill_step(mocker, workload: Workload, fill):
+    """Build one step on slots with a device side; return the pool's slot, metadata, stats."""
+    side, stats = Ours(workload), GDNStats()
+    pool = StepBufferPool(LAYOUT, CPU, stats, depth=1)
+    slot = pool._slots[0]
+    slot.device_buffer = torch.full_like(slot.host_buffer, -1)
+    slot.device_tables = Tables.over(slot.device_buffer, LAYOUT)
+    slot.state_indices = slot.device_tables.state_indices.unbind(0)
+    slot.copied = mocker.Mock()
+    pools = StepPools(pool, side.pools.decode, fill)
+    side.steps = GDNSteps(pools, side._inputs, stats)
+    for group, builder in enumerate(side.builders):
+        builder.bind(side.steps, group)
+    return slot, side.step(Batch(workload).common_metadata()), stats
+
+
+@pytest.mark.parametrize(
+    ("workload", "lengths"),
+    [
+        (Workload("prompts", [70, 1300], [0, 0]), [70, 1300]),
+        (MIXED, [1, 70, 1300]),  # beside speculative requests a decode passes for a prefill
+    ],
+)
+def test_a_step_is_the_same_whoever_fills_its_tables(mocker, workload, lengths):
+    fill = FakeDeviceFill()
+    by_host, _, host_stats = prefill_step(mocker, workload, HostFill())
+    slot, metadata, stats = prefill_step(mocker, workload, fill)
+    for name, place in LAYOUT.places.items():
+        assert slot.device_buffer[place].equal(by_host.device_buffer[place]), name
+    chunk = metadata[0].non_spec_prefill_fallback_meta.chunk
+    for name, values in reference_tables(lengths, LAYOUT.cumsum_block).items():
+        assert getattr(chunk, name).tolist() == values, name
+    # One copy, short of what the kernel makes, then one launch for all groups.
+    slot.copied.record.assert_called_once_with()
+    assert fill.launched == [len(lengths)]
+    assert (stats.table_kernels, host_stats.table_kernels) == (1, 0)
+    assert host_stats.bytes_copied - stats.bytes_copied == 4 * LAYOUT.num_chunk_tables
+    assert (slot.host[: LAYOUT.num_chunk_tables] == -(2**31)).all()
