@@ -9,6 +9,7 @@ from typing import Any
 from ..engine.job import Job, Result, run
 
 STOCK_WORKER = "emulated_npu.worker.StockWorker"
+OUR_WORKER = "emulated_npu.our_worker.OurWorker"
 SCRIPT = str(Path(__file__).parent / "emulated_job.py")
 ENGINE = {
     "kv_cache_memory_bytes": 2**28,

@@ -59,6 +59,13 @@ TRITON_FUNCTIONS = {
         triton_small.fused_qkvzba_split_reshape_cat,
         triton_small.l2norm_fwd,
     ),
+    # Where our layer takes them from.
+    "vllm_ascend.ops.triton.fla.cumsum": (triton_chunk.chunk_local_cumsum,),
+    "vllm_ascend.ops.triton.fla.chunk_scaled_dot_kkt": (triton_chunk.chunk_scaled_dot_kkt_fwd,),
+    "vllm_ascend.ops.triton.fla.solve_tril": (triton_chunk.solve_tril,),
+    "vllm_ascend.ops.triton.fla.wy_fast": (triton_chunk.recompute_w_u_fwd,),
+    "vllm_ascend.ops.triton.fla.l2norm": (triton_small.l2norm_fwd,),
+    "vllm_ascend.ops.triton.fla.utils": (triton_small.clear_ssm_states,),
     "vllm_ascend.ops.layernorm": (triton_small.layer_norm_fwd_npu,),
 }
 """The functions to replace, in the modules that call them."""
