@@ -6,7 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emulated_npu.install import install
 from tiny_checkpoint import TinySizes, write_checkpoint
+
+# For the tests that start no engine; each engine is a process of its own.
+install()
 
 SIZES = TinySizes(dtype="float32", layers=4)
 # Around the chunk (64) and the solve block (1216). The one-token prompt comes last, into a state
