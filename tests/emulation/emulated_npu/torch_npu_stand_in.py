@@ -61,6 +61,7 @@ def install_modules(operators: Mapping[str, Callable[..., object]]) -> None:
     torch.npu = npu
     torch.Tensor.npu = to_emulated_device
     torch.Tensor.pin_memory = pinned_copy
+    torch._C._get_accelerator = lambda check=None: torch.device("cpu")  # of a barrier
     torch.accelerator.synchronize = npu.synchronize
     torch.accelerator.empty_cache = npu.empty_cache
     torch.version.cann = None

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The registered operators have vllm-ascend's schemas; what is not emulated raises and says so.
+
+With ``VLLM_ASCEND_SOURCE`` the path of an unpacked source distribution of vllm-ascend, the schemas
+are compared with those in it as well.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from emulated_npu.schemas import NAMESPACE, NOT_EMULATED, SCHEMAS, name_of
+
+ALL = SCHEMAS + NOT_EMULATED
+INSTALLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from emulated_npu.install import install
+install()
+"""
+
+
+def test_each_is_a_schema_of_its_own():
+    parsed = [torch._C.parse_schema(schema) for schema in ALL]
+    assert [schema.name for schema in parsed] == [name_of(schema) for schema in ALL]
+    assert len({schema.name for schema in parsed}) == len(ALL)
+
+
+@pytest.mark.skipif("VLLM_ASCEND_SOURCE" not in os.environ, reason="no source distribution given")
+@pytest.mark.parametrize("schema", ALL, ids=name_of)
+def test_equal_to_the_source(schema: str):
+    source = Path(os.environ["VLLM_ASCEND_SOURCE"], "csrc/torch_binding.cpp").read_text()
+    found = re.search(rf'ops\.def\(\s*(("\s*)?{name_of(schema)}\(.*?)\)\s*;', source, re.DOTALL)
+    text = "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', found.group(1)))
+    # Operators without a result: the same but for blanks.
+    assert str(torch._C.parse_schema(text)) == str(torch._C.parse_schema(schema))
+
+
+def installed(statement: str) -> subprocess.CompletedProcess[str]:
+    """What a statement says in a process with the emulated NPU."""
+    return subprocess.run(
+        [sys.executable, "-P", "-c", INSTALLED + statement, str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_installed():
+    checked = """
+import torch
+from emulated_npu.schemas import *
+for schema in SCHEMAS + NOT_EMULATED:
+    name = name_of(schema)
+    wanted = str(torch._C.parse_schema(f"{NAMESPACE}::{schema}"))
+    assert str(getattr(torch.ops._C_ascend, name).default._schema) == wanted, name
+
+import torch_npu
+for module, name in (
+    (torch_npu, "npu_moe_distribute_dispatch"), (torch.ops._C_ascend, "npu_hc_pre")
+):
+    try:
+        getattr(module, name)
+    except AttributeError as error:
+        assert name in str(error), error
+    else:
+        raise AssertionError(name)
+from vllm_ascend.utils import enable_custom_op
+assert enable_custom_op()
+"""
+    process = installed(checked)
+    assert process.returncode == 0, process.stderr[-3000:]
+
+
+def test_the_namespace_is_upstreams():
+    assert NAMESPACE == "_C_ascend"
