@@ -64,9 +64,10 @@ format: setup ## let ruff put the sources in order
 train: setup ## train the demo's model anew, from scratch (10 minutes), into .cache/recall_model
 	.venv/bin/python examples/train_recall.py .cache/recall_model $(ARGS)
 
-bench: setup ## all benchmarks, each measuring upstream and us in one run
+bench: setup setup-ascend ## all benchmarks, each measuring upstream and us in one run
 	@set -e; for each in benchmarks/bench_*.py; do \
-		echo "== $$each"; .venv/bin/python $$each; done
+		case $$each in *ascend*) venv=.venv-ascend ;; *) venv=.venv ;; esac; \
+		echo "== $$each"; $$venv/bin/python $$each; done
 
 # Pins that still fit are kept; delete a line from the .txt to let that package move.
 UV = $(if $(wildcard .cache/uv/bin/uv),.cache/uv/bin/uv,uv) pip compile --quiet --no-header \

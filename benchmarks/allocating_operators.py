@@ -72,21 +72,19 @@ def l2norm_fwd(x: torch.Tensor) -> torch.Tensor:
 def clear_ssm_states(ssm_states: torch.Tensor, has_initial_state: torch.Tensor) -> None: ...
 
 
-OPERATORS = (
-    npu_causal_conv1d_custom,
-    npu_recurrent_gated_delta_rule,
-    npu_fused_gdn_gating,
-    chunk_gated_delta_rule_fwd_h,
-    chunk_fwd_o,
-)
-"""Of ``torch.ops._C_ascend``."""
-
-FUNCTIONS = (
-    chunk_local_cumsum,
-    chunk_scaled_dot_kkt_fwd,
-    solve_tril,
-    recompute_w_u_fwd,
-    l2norm_fwd,
-    clear_ssm_states,
-)
-"""Of ``vllm_ascend.ops.triton.fla``."""
+BY_NAME = {
+    function.__name__: function
+    for function in (
+        npu_causal_conv1d_custom,
+        npu_recurrent_gated_delta_rule,
+        npu_fused_gdn_gating,
+        chunk_gated_delta_rule_fwd_h,
+        chunk_fwd_o,
+        chunk_local_cumsum,
+        chunk_scaled_dot_kkt_fwd,
+        solve_tril,
+        recompute_w_u_fwd,
+        l2norm_fwd,
+        clear_ssm_states,
+    )
+}

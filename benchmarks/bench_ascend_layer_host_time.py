@@ -16,16 +16,16 @@ import statistics
 from pathlib import Path
 from time import perf_counter_ns
 
-import allocating_operators
-import emulated_npu_path  # noqa: F401
 import torch
-from emulated_npu.install import install, replace_gdn_operators
 from rich.console import Console
 from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
 
-replace_gdn_operators(allocating_operators.OPERATORS, allocating_operators.FUNCTIONS)
-install()
+import allocating_operators
+import emulated_npu_path  # noqa: F401
+from emulated_npu.install import install
+
+install(instead=allocating_operators.BY_NAME)
 
 from ascend_layers import (  # noqa: E402
     Activations,
@@ -93,9 +93,7 @@ def main() -> None:
     for workload in WORKLOADS:
         with torch.inference_mode():
             sides = (
-                Layer(
-                    Theirs(workload), stock_layer(SIZES, workload.num_spec, BLOCKS), workload
-                ),
+                Layer(Theirs(workload), stock_layer(SIZES, workload.num_spec, BLOCKS), workload),
                 Layer(Ours(workload), our_layer(SIZES, workload.num_spec, BLOCKS), workload),
             )
             operators = [side.operators() for side in sides]

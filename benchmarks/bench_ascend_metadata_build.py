@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 
-import emulated_npu_path  # noqa: F401
 import torch
+
+import emulated_npu_path  # noqa: F401
 from emulated_npu.install import install
 
 install()

@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from workloads import DECODE_WORKLOADS, GROUPS, WORKLOADS, Ours, Side, Theirs, Workload
+from workloads import DECODE_WORKLOADS, GROUPS, WORKLOADS, Ours, Side, Theirs
 
 STEPS_PER_ROUND = 20
 
@@ -35,9 +35,8 @@ def microseconds_a_step(side: Side) -> float:
     return (perf_counter_ns() - started) / STEPS_PER_ROUND / 1e3
 
 
-def measure(workload: Workload, rounds: int) -> tuple[float, float]:
-    """Return the medians of (vLLM's, ours) in microseconds a step."""
-    sides = Theirs(workload), Ours(workload)
+def measure(sides: tuple[Side, Side], rounds: int) -> tuple[float, float]:
+    """Return the medians of (upstream's, ours) in microseconds a step."""
     for side in sides:
         microseconds_a_step(side)  # warm up
     samples = [[microseconds_a_step(side) for side in sides] for _ in range(rounds)]
@@ -45,29 +44,49 @@ def measure(workload: Workload, rounds: int) -> tuple[float, float]:
     return upstream, own
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def compare(
+    title: str,
+    upstream: str,
+    sides: dict[str, tuple[Side, Side]],
+    rounds: int,
+    results: dict[str, dict[str, float]],
+) -> None:
+    """Print a table with a row for each workload, and add its figures to ``results``."""
+    table = Table(title=title)
+    for column in ("workload", upstream, "ascend-gdn", "ratio"):
+        table.add_column(column, justify="left" if column == "workload" else "right")
+    ratios = []
+    for name, pair in sides.items():
+        with torch.inference_mode():  # as vLLM's execute_model runs
+            theirs, ours = measure(pair, rounds)
+        results[name] = {"upstream_us": theirs, "ascend_gdn_us": ours}
+        ratios.append(theirs / ours)
+        table.add_row(name, f"{theirs:.0f}", f"{ours:.0f}", f"{ratios[-1]:.1f}x")
+    table.add_section()
+    table.add_row("geometric mean", "", "", f"{statistics.geometric_mean(ratios):.1f}x")
+    table.add_row("worst", "", "", f"{min(ratios):.1f}x")
+    Console().print(table)
+
+
+def arguments_of(description: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)  # the engine builds metadata on one thread
+    return parser.parse_args()
 
-    console, results = Console(), {}
+
+def main() -> None:
+    arguments = arguments_of(__doc__.splitlines()[0])
+    torch.set_num_threads(1)  # the engine builds metadata on one thread
+    results: dict[str, dict[str, float]] = {}
     for kind, workloads in (("prefill", WORKLOADS), ("decode", DECODE_WORKLOADS)):
-        table = Table(title=f"GDN metadata, host microseconds a {kind} step, {GROUPS} groups")
-        for column in ("workload", "vLLM 0.23.0", "ascend-gdn", "ratio"):
-            table.add_column(column, justify="left" if column == "workload" else "right")
-        ratios = []
-        for workload in workloads:
-            with torch.inference_mode():  # as vLLM's execute_model runs
-                upstream, own = measure(workload, arguments.rounds)
-            results[workload.name] = {"vllm_us": upstream, "ascend_gdn_us": own}
-            ratios.append(upstream / own)
-            table.add_row(workload.name, f"{upstream:.0f}", f"{own:.0f}", f"{ratios[-1]:.1f}x")
-        table.add_section()
-        table.add_row("geometric mean", "", "", f"{statistics.geometric_mean(ratios):.1f}x")
-        table.add_row("worst", "", "", f"{min(ratios):.1f}x")
-        console.print(table)
+        compare(
+            f"GDN metadata, host microseconds a {kind} step, {GROUPS} groups",
+            "vLLM 0.23.0",
+            {each.name: (Theirs(each), Ours(each)) for each in workloads},
+            arguments.rounds,
+            results,
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import importlib
 import os
-from types import ModuleType
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, ModuleType
+from typing import Any
 
 import torch
 
@@ -24,6 +26,8 @@ from . import (
 from .schemas import NAMESPACE, NOT_EMULATED, SCHEMAS, name_of
 from .torch_npu_stand_in import install_modules
 from .wide import widen
+
+NOTHING: Mapping[str, Callable[..., Any]] = MappingProxyType({})
 
 OPERATOR_MODULES = (
     ops_attention,
@@ -78,18 +82,24 @@ TRITON_KERNELS = {
 }
 
 
-def install() -> None:
+def install(instead: Mapping[str, Callable[..., Any]] = NOTHING) -> None:
+    """Install it all.
+
+    Args:
+        instead: Taken, by name, instead of emulated operators and functions.
+    """
     # These look for torch_npu, and take its path once it is there.
     for name in ("modeling_flash_attention_utils", "processing_utils"):
         importlib.import_module(f"transformers.{name}")
 
     install_modules({name: operator(name) for name in TORCH_NPU_OPERATORS})
-    register_operators()
+    register_operators(instead)
     os.environ["VLLM_PLUGINS"] = "none"
     install_platform()
     for name, functions in TRITON_FUNCTIONS.items():
         for function in functions:
-            replace(importlib.import_module(name), function.__name__, function)
+            chosen = instead.get(function.__name__, function)
+            replace(importlib.import_module(name), function.__name__, chosen)
     for name, kernels in TRITON_KERNELS.items():
         for kernel, launch in kernels.items():
             replace(importlib.import_module(name), kernel, triton_small.Kernel(launch))
@@ -109,13 +119,14 @@ def replace(module: ModuleType, name: str, value: object) -> None:
     setattr(module, name, value)
 
 
-def register_operators() -> None:
+def register_operators(instead: Mapping[str, Callable[..., Any]]) -> None:
     """``torch.ops._C_ascend``, on the CPU."""
     for schema in SCHEMAS + NOT_EMULATED:
         name = f"{NAMESPACE}::{name_of(schema)}"
         torch.library.define(name, schema.removeprefix(name_of(schema)))
         if schema in SCHEMAS:
-            torch.library.impl(name, "CPU")(operator(name_of(schema)))
+            own = instead.get(name_of(schema)) or operator(name_of(schema))
+            torch.library.impl(name, "CPU")(own)
 
 
 def install_platform() -> None:
