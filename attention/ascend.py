@@ -24,7 +24,7 @@ from ascend_gdn.attention.batch_split import BatchSplit
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
 from ascend_gdn.attention.spec_rows import ragged_spec_rows
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
-from ascend_gdn.attention.step_plan import SpecTables, StepPlan
+from ascend_gdn.attention.step_plan import StepPlan
 
 
 @dataclass
@@ -80,8 +80,10 @@ class StepAscendGDNAttentionMetadataBuilder(
         """
         step, common = self._open_step(), common_attn_metadata
         if step.split is None:
+            # Only a dummy batch has rows without earlier tokens that are no prompts.
+            is_prefilling = common.is_prefilling if step.idle else None
             step.split = self._split(
-                common, num_decode_draft_tokens_cpu, step.inputs, common.is_prefilling
+                common, num_decode_draft_tokens_cpu, step.inputs, is_prefilling
             )
         if step.split.num_prefills > 0 or self._is_ragged(step.split):
             return self._planned_metadata(step, common)
@@ -101,25 +103,29 @@ class StepAscendGDNAttentionMetadataBuilder(
         spec = split.spec
         return spec is not None and split.num_spec_tokens < len(spec) * (self.num_spec + 1)
 
-    def _prefill_metadata(self, plan: StepPlan, num_actual_tokens: int) -> Any:
-        metadata = super()._prefill_metadata(plan, num_actual_tokens)
-        metadata.decode_actual_seq_lengths = self._decode_lengths[: plan.split.num_decodes + 1]
+    def _shared_metadata(self, plan: StepPlan, num_actual_tokens: int) -> Any:
+        metadata = super()._shared_metadata(plan, num_actual_tokens)
+        if plan.split.num_decodes > 0:
+            metadata.decode_actual_seq_lengths = self._decode_lengths[: plan.split.num_decodes + 1]
+        if plan.spec is not None:
+            metadata.spec_first = plan.split.spec_first
+            metadata.spec_actual_seq_lengths = plan.spec.actual_seq_lengths
+            metadata.spec_start_tokens = plan.spec.num_accepted_tokens
         return metadata
 
-    def _add_spec(self, metadata: Any, plan: StepPlan, spec: SpecTables) -> None:
-        super()._add_spec(metadata, plan, spec)
-        metadata.spec_actual_seq_lengths = spec.actual_seq_lengths
-        metadata.spec_first = plan.split.spec_first
+    def _add_group(self, metadata: Any, plan: StepPlan) -> None:
+        super()._add_group(metadata, plan)
+        if plan.spec is None:
+            return
+        if not self._is_ragged(plan.split):
+            metadata.spec_token_state_indices = metadata.spec_state_indices_tensor.flatten()
+            return
         tables, requests = plan.slot.host_tables, slice(0, metadata.num_spec_decodes)
         ragged = ragged_spec_rows(
             tables.spec_state_indices[self._group][requests],
             tables.spec_actual_seq_lengths[1:][requests],
             tables.num_accepted_tokens[requests],
         )
-        if ragged is None:
-            metadata.spec_token_state_indices = metadata.spec_state_indices_tensor.flatten()
-            metadata.spec_start_tokens = spec.num_accepted_tokens
-            return
         # Rare (the token budget or the model's length cut a request's drafts), so not in the pool.
         metadata.spec_token_state_indices = self._to_device(ragged.state_indices)
         metadata.spec_start_tokens = self._to_device(ragged.num_accepted_tokens)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -44,10 +44,10 @@ class BatchSplit:
     """S requests that go on from one of several saved states; None without any."""
     spec_mask: np.ndarray | None = None
     """[R] bool over the runner's rows; None where ``spec`` is."""
+    num_prefills: int = field(init=False)
 
-    @property
-    def num_prefills(self) -> int:
-        return len(self.non_spec) - self.num_decodes
+    def __post_init__(self) -> None:
+        self.num_prefills = len(self.non_spec) - self.num_decodes
 
     @property
     def spec_first(self) -> bool:

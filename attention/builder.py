@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from time import perf_counter_ns
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from ascend_gdn.attention.batch_split import BatchSplit, split_batch
 from ascend_gdn.attention.decode_plan import DecodePlan
 from ascend_gdn.attention.metadata import GDNContractError
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
-from ascend_gdn.attention.step_plan import SpecTables, StepInputs, StepPlan
+from ascend_gdn.attention.step_plan import StepInputs, StepPlan
 
 
 class Step(Protocol):
@@ -27,6 +28,8 @@ class Step(Protocol):
     """Set by the first builder of the step."""
     plan: StepPlan | None
     """Set by the first builder of a step that has prefills."""
+    shared: StepGDNAttentionMetadata | None
+    """Set with it: what the builders of all groups hand out copies of."""
     decode_plan: DecodePlan | None
     """Set by the first builder of a step that has none."""
 
@@ -99,9 +102,10 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         reused = step.plan is not None
         if step.plan is None:
             step.plan = step.make_plan(step.split, common.query_start_loc_cpu.numpy())
-        metadata = self._prefill_metadata(step.plan, common.num_actual_tokens)
-        if step.plan.spec is not None:
-            self._add_spec(metadata, step.plan, step.plan.spec)
+            step.shared = self._shared_metadata(step.plan, common.num_actual_tokens)
+        assert step.shared is not None  # set with the plan
+        metadata = copy(step.shared)
+        self._add_group(metadata, step.plan)
         step.count_build(perf_counter_ns() - started, reused)
         return metadata
 
@@ -178,11 +182,10 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
             metadata = self._decodes[key] = plan.metadata(self._group, tokens, padded)
         return metadata
 
-    def _prefill_metadata(self, plan: StepPlan, num_actual_tokens: int) -> StepGDNAttentionMetadata:
-        split = plan.split
-        decodes = split.num_decodes
-        state_indices = plan.state_indices(self._group)
-        return self.metadata_cls(
+    def _shared_metadata(self, plan: StepPlan, num_actual_tokens: int) -> StepGDNAttentionMetadata:
+        """What all KV cache groups have in common."""
+        split, spec, decodes = plan.split, plan.spec, plan.split.num_decodes
+        metadata = self.metadata_cls(
             num_prefills=split.num_prefills,
             num_prefill_tokens=split.num_prefill_tokens,
             num_decodes=decodes,
@@ -192,24 +195,28 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
             num_actual_tokens=num_actual_tokens,
             has_initial_state=plan.has_initial_state,
             non_spec_query_start_loc=plan.query_start_loc,
-            non_spec_state_indices_tensor=state_indices,
             chunk_indices=plan.chunk.chunk_indices_chunk64,
             chunk_offsets=plan.chunk.chunk_offsets_chunk64,
             prefill_query_start_loc=plan.chunk.cu_seqlens,
-            prefill_state_indices=state_indices[decodes:] if decodes else state_indices,
             prefill_has_initial_state=plan.prefill_has_initial_state,
-            non_spec_prefill_fallback_meta=plan.prefill_meta(self._group),
         )
+        if spec is not None:
+            others = split.num_prefill_tokens
+            metadata.num_spec_decodes = spec.num_accepted_tokens.shape[0]
+            metadata.num_spec_decode_tokens = split.num_spec_tokens
+            metadata.spec_query_start_loc = spec.query_start_loc
+            metadata.spec_sequence_masks = spec.sequence_masks
+            metadata.non_spec_token_indx = spec.token_indx[:others]
+            metadata.spec_token_indx = spec.token_indx[others:]
+            metadata.num_accepted_tokens = spec.num_accepted_tokens
+        return metadata
 
-    def _add_spec(
-        self, metadata: StepGDNAttentionMetadata, plan: StepPlan, spec: SpecTables
-    ) -> None:
-        others = plan.split.num_prefill_tokens
-        metadata.num_spec_decodes = len(spec.num_accepted_tokens)
-        metadata.num_spec_decode_tokens = plan.split.num_spec_tokens
-        metadata.spec_query_start_loc = spec.query_start_loc
-        metadata.spec_sequence_masks = spec.sequence_masks
-        metadata.spec_state_indices_tensor = plan.spec_state_indices(self._group)
-        metadata.non_spec_token_indx = spec.token_indx[:others]
-        metadata.spec_token_indx = spec.token_indx[others:]
-        metadata.num_accepted_tokens = spec.num_accepted_tokens
+    def _add_group(self, metadata: StepGDNAttentionMetadata, plan: StepPlan) -> None:
+        """Add what is this group's own."""
+        decodes = plan.split.num_decodes
+        state_indices = plan.state_indices(self._group)
+        metadata.non_spec_state_indices_tensor = state_indices
+        metadata.prefill_state_indices = state_indices[decodes:] if decodes else state_indices
+        metadata.non_spec_prefill_fallback_meta = plan.prefill_meta(self._group)
+        if plan.spec is not None:
+            metadata.spec_state_indices_tensor = plan.spec_state_indices(self._group)

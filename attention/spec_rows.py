@@ -31,21 +31,18 @@ class RaggedSpecRows:
 
 def ragged_spec_rows(
     blocks: np.ndarray, lengths: np.ndarray, num_accepted_tokens: np.ndarray
-) -> RaggedSpecRows | None:
-    """Return the operator's arguments, or None if the requests' plain tables will do.
+) -> RaggedSpecRows:
+    """Return the operator's arguments.
 
     Args:
         blocks: [S, num_spec + 1] int32, state blocks of each request.
         lengths: [S] int32, tokens of each request, from 1 to num_spec + 1.
         num_accepted_tokens: [S] int32, tokens that each request kept of its last step.
     """
-    width = blocks.shape[1]
     beyond = num_accepted_tokens > lengths
-    if not np.count_nonzero(beyond) and np.count_nonzero(lengths == width) == len(lengths):
-        return None
     moved = blocks[beyond]
     return RaggedSpecRows(
-        state_indices=blocks[np.arange(width) < lengths[:, None]],
+        state_indices=blocks[np.arange(blocks.shape[1]) < lengths[:, None]],
         num_accepted_tokens=np.where(beyond, 1, num_accepted_tokens).astype(np.int32),
         moved_from=moved[np.arange(len(moved)), num_accepted_tokens[beyond] - 1].astype(np.int64),
         moved_to=moved[:, 0].astype(np.int64),

@@ -78,7 +78,7 @@ def _as_array(rows: np.ndarray | slice) -> np.ndarray:
     return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen, as above
 class SpecTables:
     """Device views of what S speculative requests add to a step; int32 unless said otherwise."""
 
@@ -94,7 +94,7 @@ class SpecTables:
     """[tokens of the step]: the others' tokens first, then the speculative ones."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class StepPlan:
     """What all KV cache groups share of a step that has prefills: D decodes, N prefills."""
 
@@ -208,7 +208,8 @@ def _fill_token_indx(
 
 def plan_of(slot: Slot, split: BatchSplit, rows: TableRows) -> StepPlan:
     """Name the device views of a slot that was filled with ``rows`` and copied."""
-    tables, prefills, seqs = slot.device_tables, split.num_prefills, len(split.non_spec)
+    tables, prefills = slot.device_tables, split.num_prefills
+    seqs = split.num_decodes + prefills
     chunk = GDNChunkedPrefillMetadata(
         cu_seqlens=tables.cu_seqlens[: prefills + 1],
         chunk_indices_chunk64=tables.chunk_indices_chunk64[: rows.chunk64],

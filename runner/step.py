@@ -11,6 +11,7 @@ import numpy as np
 from ascend_gdn.attention.batch_split import BatchSplit
 from ascend_gdn.attention.decode_plan import DecodePlan, fill_decode_slot
 from ascend_gdn.attention.metadata import GDNContractError
+from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
 from ascend_gdn.attention.step_plan import StepInputs, StepPlan, check_capacity, fill_slot, plan_of
 from ascend_gdn.runner.pool import PoolSlot, StepPools
 from ascend_gdn.runner.stats import GDNStats
@@ -24,6 +25,7 @@ class GDNStep:
         self.idle = idle
         self.split: BatchSplit | None = None
         self.plan: StepPlan | None = None
+        self.shared: StepGDNAttentionMetadata | None = None
         self.decode_plan: DecodePlan | None = None
         self._steps = steps
         self._pools = steps.pools

@@ -56,10 +56,10 @@ def chunk_gated_delta_rule(
         meta, layer=layer, num_tokens=qk.shape[1], num_seqs=initial_state.shape[0]
     )
     chunk = meta.chunk
-    _, k = qk.chunk(2)  # a method in C++, which split is not
+    _, k = qk.split_with_sizes((1, 1))  # a method in C++, which split is not
     g, w, u = _chunk_terms(k, v, g, beta, chunk)
     # AscendC's operators take the heads before the tokens.
-    q_heads, k_heads = qk.transpose(1, 2).contiguous().chunk(2)
+    q_heads, k_heads = qk.transpose(1, 2).contiguous().split_with_sizes((1, 1))
     g_heads = g.transpose(1, 2).contiguous()
     h, v_new, final_state = torch.ops._C_ascend.chunk_gated_delta_rule_fwd_h(
         k_heads,

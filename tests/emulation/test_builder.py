@@ -65,8 +65,9 @@ def assert_same(workload: Workload) -> None:
         indices = conv.cache_indices if conv.cache_indices.dim() == 1 else conv.cache_indices[:, 0]
         assert_equal("cache_indices", indices, ours.non_spec_state_indices_tensor)
         assert_equal("initial_state_mode", conv.initial_state_mode, ours.has_initial_state)
-        decode = theirs.non_spec_decode_metadata.actual_seq_lengths
-        assert_equal("decode lengths", decode, ours.decode_actual_seq_lengths)
+        if theirs.num_decodes > 0:
+            decode = theirs.non_spec_decode_metadata.actual_seq_lengths
+            assert_equal("decode lengths", decode, ours.decode_actual_seq_lengths)
         if theirs.num_spec_decodes > 0:
             spec = theirs.spec_decode_metadata
             assert_equal("spec lengths", spec.actual_seq_lengths, ours.spec_actual_seq_lengths)
