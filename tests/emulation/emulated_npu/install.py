@@ -21,6 +21,7 @@ from . import (
     ops_norm_rotary,
     ops_recurrent,
     triton_chunk,
+    triton_context_parallel,
     triton_small,
 )
 from .schemas import NAMESPACE, NOT_EMULATED, SCHEMAS, name_of
@@ -56,6 +57,8 @@ TRITON_FUNCTIONS = {
         triton_chunk.chunk_scaled_dot_kkt_fwd,
         triton_chunk.solve_tril,
         triton_chunk.recompute_w_u_fwd,
+        triton_context_parallel.chunk_gated_delta_rule_fwd_h,
+        triton_context_parallel.chunk_gated_delta_rule_fwd_hupdate,
         triton_small.l2norm_fwd,
     ),
     "vllm_ascend.ops.gdn": (

@@ -35,7 +35,7 @@ def chunk_local_cumsum(
     require_shape(name, "g", g, 1, None, None)
     working_set = max(1, CUMSUM_WORKING_SET // (g.shape[2] * chunk_size))
     block = 1 << (working_set - 1).bit_length()
-    rows = _rows(name, "block_indices", cu_seqlens, block_indices, block, g.shape[1])
+    rows = rows_of(name, "block_indices", cu_seqlens, block_indices, block, g.shape[1])
     blocks = rows.gather(g[0].float())
     chunks = blocks.view(len(blocks), block // chunk_size, chunk_size, g.shape[2])
     sums = chunks.cumsum(2).view(blocks.shape)
@@ -57,7 +57,7 @@ def chunk_scaled_dot_kkt_fwd(
     require_shape(name, "beta", beta, 1, k.shape[1], None)
     require_shape(name, "g_cumsum", g_cumsum, *beta.shape)
     require_dtype(name, "g_cumsum", g_cumsum, torch.float32)
-    rows = _rows(name, "chunk_indices", cu_seqlens, chunk_indices, chunk_size, k.shape[1])
+    rows = rows_of(name, "chunk_indices", cu_seqlens, chunk_indices, chunk_size, k.shape[1])
     keys = rows.gather(k[0].float()).repeat_interleave(beta.shape[2] // k.shape[2], 2)
     decays = rows.gather(g_cumsum[0])
     scores = torch.einsum("cthk,cshk->ctsh", keys, keys)
@@ -79,7 +79,7 @@ def solve_tril(
     name = "solve_tril"
     size = A.shape[3]
     require_shape(name, "A", A, 1, None, None, CHUNK)
-    _rows(
+    rows_of(
         name,
         "chunk_indices_large_block",
         cu_seqlens,
@@ -87,7 +87,7 @@ def solve_tril(
         LARGE_BLOCK,
         A.shape[1],
     )
-    rows = _rows(name, "chunk_indices_bt", cu_seqlens, chunk_indices_bt, size, A.shape[1])
+    rows = rows_of(name, "chunk_indices_bt", cu_seqlens, chunk_indices_bt, size, A.shape[1])
     lower = rows.gather(A[0].float()).transpose(1, 2)  # [chunks, H, size, size]
     inverse = torch.linalg.solve_triangular(
         lower + torch.eye(size), torch.eye(size).expand_as(lower), upper=False, unitriangular=True
@@ -111,7 +111,7 @@ def recompute_w_u_fwd(
     require_shape(name, "beta", beta, 1, tokens, heads)
     require_shape(name, "g_cumsum", g_cumsum, 1, tokens, heads)
     require_shape(name, "A", A, 1, tokens, heads, CHUNK)
-    rows = _rows(name, "chunk_indices", cu_seqlens, chunk_indices, CHUNK, tokens)
+    rows = rows_of(name, "chunk_indices", cu_seqlens, chunk_indices, CHUNK, tokens)
     inverse = rows.gather(A[0].float())
     factors = rows.gather(beta[0].float())[..., None]
     values = rows.gather(v[0].float()) * factors
@@ -125,7 +125,7 @@ def recompute_w_u_fwd(
     )
 
 
-def _rows(
+def rows_of(
     name: str,
     table_name: str,
     cu_seqlens: torch.Tensor | None,
