@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from demo_reference import load_reference, reference_logits
+
 from ..engine.parity import assert_equals_transformers
 from .conftest import SIZES
 from .runs import emulated_job, run_emulated
@@ -20,7 +22,7 @@ pytestmark = pytest.mark.engine
 RNG = np.random.default_rng(1)
 COUNTED = {"disable_log_stats": False}
 NO_PROMPT_LOGPROBS = {"prompt_logprobs": None}
-"""They would keep a prompt from being looked up in the prefix cache, or preempted for good."""
+"""They would keep a prompt from being looked up in the prefix cache."""
 
 
 def random_prompts(*lengths: int) -> list[list[int]]:
@@ -89,9 +91,7 @@ def test_speculative(method: str, model: Path, tmp_path: Path):
 
 
 def assert_same_tokens(model: Path, prompts: list[list[int]], answers: list[list[int]]) -> None:
-    """Without the prompts' logprobs; the answers are those of transformers."""
-    from demo_reference import load_reference, reference_logits
-
+    """As ``assert_equals_transformers``, without the prompts' logprobs."""
     reference = load_reference(model)
     for prompt, answer in zip(prompts, answers, strict=True):
         logits = reference_logits(reference, prompt, answer)
