@@ -9,6 +9,8 @@ import pytest
 from emulated_npu.install import install
 from tiny_checkpoint import TinySizes, write_checkpoint
 
+from .runs import OUR_WORKER, STOCK_WORKER
+
 # For the tests that start no engine; each engine is a process of its own.
 install()
 
@@ -16,6 +18,12 @@ SIZES = TinySizes(dtype="float32", layers=4)
 # Around the chunk (64) and the solve block (1216). The one-token prompt comes last, into a state
 # block that another request has left its state in.
 LENGTHS = (2, 3, 63, 64, 65, 128, 200, 500, 1000, 1217, 3000, 1)
+
+
+@pytest.fixture(params=[STOCK_WORKER, OUR_WORKER], ids=["stock", "ours"])
+def worker_cls(request) -> str:
+    """vllm-ascend's own worker and ours: each test runs both, on the same prompts."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

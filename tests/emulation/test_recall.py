@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trained model answers rightly on vllm-ascend's own worker, in bfloat16, with MTP and without.
+"""The trained model answers rightly on both workers, in bfloat16, with MTP and without.
 
 In bfloat16 not even the types are changed: all that is not upstream's is under its operators.
 """
@@ -26,7 +26,7 @@ MTP = {"speculative_config": {"method": "qwen3_next_mtp", "num_speculative_token
 
 
 @pytest.mark.parametrize("speculative", [False, True], ids=["", "MTP"])
-def test_answers_are_right(speculative: bool, tmp_path: Path):
+def test_answers_are_right(speculative: bool, worker_cls: str, tmp_path: Path):
     source = Path(recall_task.__file__).parent / "recall_model"
     model = write_with_wider_heads(source, tmp_path / "model")
     reference = Qwen3NextForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
@@ -35,6 +35,7 @@ def test_answers_are_right(speculative: bool, tmp_path: Path):
     job = emulated_job(
         model,
         [case.prompt for case in CASES],
+        worker_cls=worker_cls,
         dtype="bfloat16",
         max_tokens=LONGEST_ANSWER,
         engine={"max_num_batched_tokens": 512, "max_num_seqs": 16, "disable_log_stats": False}

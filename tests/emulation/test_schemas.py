@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from emulated_npu.schemas import NAMESPACE, NOT_EMULATED, SCHEMAS, name_of
+from emulated_npu.schemas import NOT_EMULATED, SCHEMAS, name_of
 
 ALL = SCHEMAS + NOT_EMULATED
 INSTALLED = """
@@ -39,7 +39,6 @@ def test_equal_to_the_source(schema: str):
     source = Path(os.environ["VLLM_ASCEND_SOURCE"], "csrc/torch_binding.cpp").read_text()
     found = re.search(rf'ops\.def\(\s*(("\s*)?{name_of(schema)}\(.*?)\)\s*;', source, re.DOTALL)
     text = "".join(re.findall(r'"((?:[^"\\]|\\.)*)"', found.group(1)))
-    # Operators without a result: the same but for blanks.
     assert str(torch._C.parse_schema(text)) == str(torch._C.parse_schema(schema))
 
 
@@ -77,7 +76,3 @@ assert enable_custom_op()
 """
     process = installed(checked)
     assert process.returncode == 0, process.stderr[-3000:]
-
-
-def test_the_namespace_is_upstreams():
-    assert NAMESPACE == "_C_ascend"

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Callable, Mapping
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -51,38 +52,32 @@ TORCH_NPU_OPERATORS = (
     "npu_swiglu",
 )
 
+FLA = "vllm_ascend.ops.triton.fla"
 TRITON_FUNCTIONS = {
-    "vllm_ascend.ops.triton.fla.chunk": (
-        triton_chunk.chunk_local_cumsum,
-        triton_chunk.chunk_scaled_dot_kkt_fwd,
-        triton_chunk.solve_tril,
-        triton_chunk.recompute_w_u_fwd,
-        triton_context_parallel.chunk_gated_delta_rule_fwd_h,
-        triton_context_parallel.chunk_gated_delta_rule_fwd_hupdate,
-        triton_small.l2norm_fwd,
-    ),
-    "vllm_ascend.ops.gdn": (
-        triton_small.clear_ssm_states,
-        triton_small.fused_qkvzba_split_reshape_cat,
-        triton_small.l2norm_fwd,
-    ),
-    # Where our layer takes them from.
-    "vllm_ascend.ops.triton.fla.cumsum": (triton_chunk.chunk_local_cumsum,),
-    "vllm_ascend.ops.triton.fla.chunk_scaled_dot_kkt": (triton_chunk.chunk_scaled_dot_kkt_fwd,),
-    "vllm_ascend.ops.triton.fla.solve_tril": (triton_chunk.solve_tril,),
-    "vllm_ascend.ops.triton.fla.wy_fast": (triton_chunk.recompute_w_u_fwd,),
-    "vllm_ascend.ops.triton.fla.l2norm": (triton_small.l2norm_fwd,),
-    "vllm_ascend.ops.triton.fla.utils": (triton_small.clear_ssm_states,),
-    "vllm_ascend.ops.layernorm": (triton_small.layer_norm_fwd_npu,),
+    f"{FLA}.chunk_delta_h": triton_context_parallel.chunk_gated_delta_rule_fwd_h,
+    f"{FLA}.chunk_delta_hupdate": triton_context_parallel.chunk_gated_delta_rule_fwd_hupdate,
+    f"{FLA}.chunk_scaled_dot_kkt": triton_chunk.chunk_scaled_dot_kkt_fwd,
+    f"{FLA}.cumsum": triton_chunk.chunk_local_cumsum,
+    f"{FLA}.fused_qkvzba_split_reshape": triton_small.fused_qkvzba_split_reshape_cat,
+    f"{FLA}.l2norm": triton_small.l2norm_fwd,
+    f"{FLA}.solve_tril": triton_chunk.solve_tril,
+    f"{FLA}.utils": triton_small.clear_ssm_states,
+    f"{FLA}.wy_fast": triton_chunk.recompute_w_u_fwd,
+    "vllm_ascend.ops.triton.layernorm_gated": triton_small.layer_norm_fwd_npu,
+    "vllm.model_executor.layers.fla.ops.l2norm": triton_small.l2norm_fwd,
 }
-"""The functions to replace, in the modules that call them."""
+"""The function to replace in each module, and in those that have it from there."""
 
 TRITON_KERNELS = {
-    "vllm_ascend.ops.triton.batch_memcpy": {"batch_memcpy_kernel": triton_small.batch_memcpy},
-    "vllm_ascend.worker.block_table": {
-        "_compute_slot_mapping_kernel": triton_small.compute_slot_mapping,
-    },
+    "vllm_ascend.ops.triton.batch_memcpy": ("batch_memcpy_kernel", triton_small.batch_memcpy),
+    "vllm.v1.worker.block_table": (
+        "_compute_slot_mapping_kernel",
+        triton_small.compute_slot_mapping,
+    ),
 }
+
+IN_16_BITS = (f"{FLA}.chunk",)
+"""Modules that name bfloat16: see :mod:`.wide`."""
 
 
 def install(instead: Mapping[str, Callable[..., Any]] = NOTHING) -> None:
@@ -99,15 +94,13 @@ def install(instead: Mapping[str, Callable[..., Any]] = NOTHING) -> None:
     register_operators(instead)
     os.environ["VLLM_PLUGINS"] = "none"
     install_platform()
-    for name, functions in TRITON_FUNCTIONS.items():
-        for function in functions:
-            chosen = instead.get(function.__name__, function)
-            replace(importlib.import_module(name), function.__name__, chosen)
-    for name, kernels in TRITON_KERNELS.items():
-        for kernel, launch in kernels.items():
-            replace(importlib.import_module(name), kernel, triton_small.Kernel(launch))
+    for name, function in TRITON_FUNCTIONS.items():
+        replace(name, function.__name__, instead.get(function.__name__, function))
+    for name, (kernel, launch) in TRITON_KERNELS.items():
+        replace(name, kernel, triton_small.Kernel(launch))
     if checks.WIDE:
-        widen(importlib.import_module("vllm_ascend.ops.triton.fla.chunk"))
+        for name in IN_16_BITS:
+            widen(importlib.import_module(name))
 
 
 def operator(name: str) -> object:
@@ -116,10 +109,14 @@ def operator(name: str) -> object:
     return found
 
 
-def replace(module: ModuleType, name: str, value: object) -> None:
-    """Set an attribute that is there already."""
-    assert name in vars(module), f"{module.__name__} has no {name} any more"
-    setattr(module, name, value)
+def replace(module_name: str, name: str, stand_in: object) -> None:
+    """Replace what ``module_name`` has under ``name``, wherever vLLM or vllm-ascend has it."""
+    original = vars(importlib.import_module(module_name))[name]
+    for module_name, module in list(sys.modules.items()):
+        if module_name.split(".")[0] in ("vllm", "vllm_ascend"):
+            held = [each for each, value in vars(module).items() if value is original]
+            for each in held:
+                setattr(module, each, stand_in)
 
 
 def register_operators(instead: Mapping[str, Callable[..., Any]]) -> None:

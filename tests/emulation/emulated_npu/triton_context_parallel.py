@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the chunked prefill adds under prefill context parallelism, on the CPU.
 
-Of ``vllm_ascend/ops/triton/fla/`` (0.23.0.post1): ``chunk_delta_hupdate.py`` and ``chunk_delta_h.py``,
+Of ``vllm_ascend/ops/triton/fla/chunk_delta_hupdate.py`` and ``chunk_delta_h.py`` (0.23.0.post1),
 by the same names and with the same arguments; ``[1, tokens, heads, ...]``. Their kernels take
 sequences without tokens, which a rank may have.
 

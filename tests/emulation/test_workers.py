@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vllm-ascend's own worker and runner on the emulated NPU, against Hugging Face transformers.
+"""vllm-ascend's own worker and ours on the emulated NPU, against Hugging Face transformers.
 
-Everything here is upstream's, so what fails here is a fault of the emulation, or theirs.
+With the stock worker everything is upstream's: what fails there is a fault of the emulation, or
+theirs.
 """
 
 from __future__ import annotations
@@ -11,62 +12,88 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from demo_reference import load_reference, reference_logits
+
 from ..engine.parity import assert_equals_transformers
 from .conftest import SIZES
-from .runs import emulated_job, run_emulated
+from .runs import OUR_WORKER, emulated_job, run_emulated
 
 pytestmark = pytest.mark.engine
 
-RNG = np.random.default_rng(1)
 COUNTED = {"disable_log_stats": False}
 NO_PROMPT_LOGPROBS = {"prompt_logprobs": None}
-"""They would keep a prompt from being looked up in the prefix cache, or preempted for good."""
+"""They would keep a prompt from being looked up in the prefix cache."""
 
 
 def random_prompts(*lengths: int) -> list[list[int]]:
-    return [RNG.integers(3, SIZES.vocab_size, length).tolist() for length in lengths]
+    rng = np.random.default_rng(1)
+    return [rng.integers(3, SIZES.vocab_size, length).tolist() for length in lengths]
 
 
 @pytest.mark.parametrize("budget", [512, 64])
-def test_chunked_prefill(budget: int, model: Path, prompts: list[list[int]], tmp_path: Path):
+def test_chunked_prefill(
+    budget: int, worker_cls: str, model: Path, prompts: list[list[int]], tmp_path: Path
+):
     engine = {"max_num_batched_tokens": budget, "max_num_seqs": 8}
-    result = run_emulated(emulated_job(model, prompts, engine=engine), tmp_path)
+    result = run_emulated(
+        emulated_job(model, prompts, worker_cls=worker_cls, engine=engine), tmp_path
+    )
     assert_equals_transformers(model, prompts, result)
+    if worker_cls == OUR_WORKER:
+        stats = result.stats
+        assert 0 < stats["plans_built"] == stats["prefill_steps"] < stats["steps"]
+        assert stats["plans_reused"] == 2 * stats["plans_built"]  # three groups
 
 
-def test_prefix_caching(model: Path, tmp_path: Path):
-    (common,) = random_prompts(700)
-    prompts = [common + rest for rest in random_prompts(30, 100, 1, 64, 300)] + random_prompts(50)
+def test_prefix_caching(worker_cls: str, model: Path, tmp_path: Path):
+    common, *rests, other = random_prompts(700, 30, 100, 1, 64, 300, 50)
+    prompts = [common + rest for rest in rests] + [other]
     engine = {
         "enable_prefix_caching": True,
         "mamba_cache_mode": "align",
         "max_num_batched_tokens": 1024,
     }
-    job = emulated_job(model, prompts, engine=engine, sampling=NO_PROMPT_LOGPROBS, rounds=[3, 3])
+    job = emulated_job(
+        model,
+        prompts,
+        worker_cls=worker_cls,
+        engine=engine,
+        sampling=NO_PROMPT_LOGPROBS,
+        rounds=[3, 3],
+    )
     result = run_emulated(job, tmp_path)
     assert_same_tokens(model, prompts, result.tokens)
     assert sum(cached > 0 for cached in result.cached_tokens) >= 2
 
 
-def test_preemption(model: Path, tmp_path: Path):
+def test_preemption(worker_cls: str, model: Path, tmp_path: Path):
     prompts = random_prompts(480, 490, 500, 505)
     engine = COUNTED | {"num_gpu_blocks_override": 14, "max_num_batched_tokens": 512}
-    job = emulated_job(model, prompts, engine=engine, sampling=NO_PROMPT_LOGPROBS, max_tokens=48)
+    job = emulated_job(
+        model,
+        prompts,
+        worker_cls=worker_cls,
+        engine=engine,
+        sampling=NO_PROMPT_LOGPROBS,
+        max_tokens=48,
+    )
     result = run_emulated(job, tmp_path)
     assert_same_tokens(model, prompts, result.tokens)
     assert result.counters["vllm:num_preemptions"] > 0
 
 
-def test_two_ranks(model: Path, tmp_path: Path):
+def test_two_ranks(worker_cls: str, model: Path, tmp_path: Path):
     prompts = random_prompts(2, 65, 200, 500, 1)
     engine = {"tensor_parallel_size": 2, "max_num_batched_tokens": 128}
     env = {"OMP_NUM_THREADS": "1"}
-    result = run_emulated(emulated_job(model, prompts, engine=engine, env=env), tmp_path)
+    result = run_emulated(
+        emulated_job(model, prompts, worker_cls=worker_cls, engine=engine, env=env), tmp_path
+    )
     assert_equals_transformers(model, prompts, result)
 
 
 @pytest.mark.parametrize("method", ["mtp", "ngram"])
-def test_speculative(method: str, model: Path, tmp_path: Path):
+def test_speculative(method: str, worker_cls: str, model: Path, tmp_path: Path):
     """A random MTP layer guesses wrongly; an n-gram that has come before, at times rightly."""
     if method == "mtp":
         speculative = {"method": "qwen3_next_mtp", "num_speculative_tokens": 3}
@@ -79,7 +106,9 @@ def test_speculative(method: str, model: Path, tmp_path: Path):
         }
     prompts = random_prompts(2, 65, 200, 500, 1)
     engine = COUNTED | {"speculative_config": speculative, "max_num_batched_tokens": 256}
-    result = run_emulated(emulated_job(model, prompts, engine=engine, max_tokens=64), tmp_path)
+    result = run_emulated(
+        emulated_job(model, prompts, worker_cls=worker_cls, engine=engine, max_tokens=64), tmp_path
+    )
     assert_equals_transformers(model, prompts, result)
     accepted = result.counters["vllm:spec_decode_num_accepted_tokens"]
     drafted = result.counters["vllm:spec_decode_num_draft_tokens"]
@@ -89,9 +118,7 @@ def test_speculative(method: str, model: Path, tmp_path: Path):
 
 
 def assert_same_tokens(model: Path, prompts: list[list[int]], answers: list[list[int]]) -> None:
-    """Without the prompts' logprobs; the answers are those of transformers."""
-    from demo_reference import load_reference, reference_logits
-
+    """As ``assert_equals_transformers``, without the prompts' logprobs."""
     reference = load_reference(model)
     for prompt, answer in zip(prompts, answers, strict=True):
         logits = reference_logits(reference, prompt, answer)
