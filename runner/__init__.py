@@ -6,6 +6,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ascend_gdn.runner.ascend_compat import check_ascend_version
 from ascend_gdn.runner.compat import check_version
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ def __getattr__(name: str) -> type:
     module, package, extra = _PLATFORMS[name]
     try:
         check_version()  # before the module imports what another version may lack
+        if package == "vllm_ascend":
+            check_ascend_version()
         worker: type = getattr(import_module(module), name)
     except ModuleNotFoundError as error:
-        if error.name != package:
+        if error.name is None or error.name.replace("-", "_") != package:
             raise
         raise ModuleNotFoundError(
             f"ascend_gdn.runner.{name}: got no package {package!r}, expected it installed. "

@@ -49,6 +49,11 @@ except ModuleNotFoundError as error:
     assert "pip install 'ascend-gdn[cpu]'" in python(code)
 
 
+def test_a_missing_vllm_ascend_says_what_to_install():
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'ascend-gdn\[npu\]'"):
+        _ = ascend_gdn.runner.NPUWorker
+
+
 def test_the_folders_are_not_importable_by_their_bare_names():
     # transformers probes for flash-linear-attention by the name `fla`.
     names = ("fla", "runner", "attention")

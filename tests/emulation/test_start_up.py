@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What our NPU worker checks, refuses and repairs before vllm-ascend's is made."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from vllm_ascend.worker.model_runner_v1 import NPUModelRunner
+
+import ascend_gdn.runner
+from ascend_gdn.runner import ascend_compat
+from ascend_gdn.runner.ascend_compat import ascend_seams, check_ascend_version
+from ascend_gdn.runner.ascend_validation import refuse_unsupported_on_ascend, repair_all2all_backend
+from ascend_gdn.runner.compat import IncompatibleStackError, Seam, check_seams
+from ascend_gdn.runner.npu import StepNPUModelRunner
+
+
+def config(**additional) -> SimpleNamespace:
+    return SimpleNamespace(
+        additional_config=additional,
+        parallel_config=SimpleNamespace(
+            prefill_context_parallel_size=1, all2all_backend="allgather_reducescatter"
+        ),
+        compilation_config=SimpleNamespace(pass_config=SimpleNamespace(enable_sp=False)),
+    )
+
+
+def refuse(vllm_config, is_310p=False, has_gdn_layers=True) -> None:
+    refuse_unsupported_on_ascend(vllm_config, is_310p=is_310p, has_gdn_layers=has_gdn_layers)
+
+
+def test_the_installed_version_is_the_one_we_build_on():
+    check_ascend_version()
+    check_seams(ascend_seams())
+
+
+@pytest.mark.parametrize("version", ["0.22.0", "0.24.0", "0.23.0rc1", "0.23.1"])
+def test_another_version_is_refused(version):
+    with pytest.raises(IncompatibleStackError, match=f"got vllm-ascend {version}, expected 0.23.0"):
+        check_ascend_version(version)
+
+
+def test_another_version_is_named_before_anything_of_it_is_imported(mocker):
+    mocker.patch.object(ascend_compat, "installed_version", return_value="0.24.0")
+    with pytest.raises(IncompatibleStackError, match=r"got vllm-ascend 0\.24\.0"):
+        _ = ascend_gdn.runner.NPUWorker
+
+
+def test_every_seam_is_checked():
+    for seam in ascend_seams():
+        changed = Seam(seam.function, ("renamed", *seam.parameters[1:]))
+        with pytest.raises(IncompatibleStackError, match=seam.function.__name__):
+            check_seams([changed])
+
+
+def test_a_plain_configuration_is_taken():
+    refuse(config())
+    refuse(config(xlite_graph_config={"enabled": False}))
+
+
+def test_what_needs_another_worker_is_refused():
+    with pytest.raises(ValueError, match=r"got a 310P, expected a 910B .* leave out --worker-cls"):
+        refuse(config(), is_310p=True)
+    with pytest.raises(ValueError, match=r"Xlite worker; switch it off, or leave out --worker-cls"):
+        refuse(config(xlite_graph_config={"enabled": True}))
+
+
+def test_prefill_context_parallelism_is_refused_where_there_are_gdn_layers():
+    vllm_config = config()
+    vllm_config.parallel_config.prefill_context_parallel_size = 2
+    refuse(vllm_config, has_gdn_layers=False)
+    with pytest.raises(ValueError, match="--prefill-context-parallel-size 2, expected 1"):
+        refuse(vllm_config)
+
+
+def test_the_all_to_all_backend_is_that_of_vllm_ascends_own_worker():
+    vllm_config = config()
+    repair_all2all_backend(vllm_config)
+    assert vllm_config.parallel_config.all2all_backend == "flashinfer_all2allv"
+
+
+def test_the_all_to_all_backend_is_left_alone_under_sequence_parallelism():
+    vllm_config = config()
+    vllm_config.compilation_config.pass_config.enable_sp = True
+    repair_all2all_backend(vllm_config)
+    assert vllm_config.parallel_config.all2all_backend == "allgather_reducescatter"
+
+
+@pytest.mark.parametrize(
+    ("scheduled", "computed", "prompt", "expected"),
+    [
+        pytest.param([1, 1], [9, 8], [5, 8], None, id="decodes"),
+        pytest.param([4, 4], [9, 8], [5, 8], None, id="drafts"),
+        pytest.param([4, 4], [9, 4], [5, 8], False, id="a last chunk of K + 1 tokens"),
+        pytest.param([1, 1], [9, 0], [5, 1], False, id="a prompt of one token"),
+        pytest.param([1, 1], [9, 7], [5, 8], None, id="a remainder of one token decodes"),
+    ],
+)
+def test_no_decode_graph_while_a_request_prefills(mocker, scheduled, computed, prompt, expected):
+    upstream = mocker.patch.object(NPUModelRunner, "_determine_batch_execution_and_padding")
+    runner = StepNPUModelRunner.__new__(StepNPUModelRunner)
+    runner.input_batch = SimpleNamespace(  # the last row is past the batch's
+        num_computed_tokens_cpu=np.array([*computed, 0]),
+        num_prompt_tokens=np.array([*prompt, 7]),
+    )
+    scheduled = np.array(scheduled)
+    runner._determine_batch_execution_and_padding(
+        int(scheduled.sum()), 2, scheduled, max_num_scheduled_tokens=4, use_cascade_attn=False
+    )
+    assert upstream.call_args.kwargs["force_uniform_decode"] is expected
+    runner._determine_batch_execution_and_padding(
+        8, 2, scheduled, max_num_scheduled_tokens=4, use_cascade_attn=False,
+        force_uniform_decode=True,
+    )  # fmt: skip
+    assert upstream.call_args.kwargs["force_uniform_decode"] is True  # a graph is being captured
