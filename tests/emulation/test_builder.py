@@ -247,3 +247,18 @@ def test_a_dummy_step_names_no_live_block():
             assert metadata.num_decodes == 2
             assert not metadata.non_spec_state_indices_tensor.any()
     assert ours.step(ours.batch.common_metadata())[0].non_spec_state_indices_tensor.all()
+
+
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
+def test_a_prefill_step_is_planned_without_the_device(workload):
+    # Nothing can be read from a tensor on the meta device.
+    ours = Ours(workload)
+    groups = ours.batch.common_metadata()
+    for common in groups:
+        for name in ("query_start_loc", "seq_lens", "block_table_tensor", "slot_mapping"):
+            setattr(common, name, getattr(common, name).to("meta"))
+    if workload.num_spec:
+        accepted = ours.batch.extra["num_accepted_tokens"]
+        ours.batch.extra["num_accepted_tokens"] = accepted.to("meta")
+    for metadata in ours.step(groups):
+        assert metadata.num_prefills > 0

@@ -3,13 +3,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass, replace
+
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+import allocating_operators
+import ascend_gdn.fla.ascend.chunk
+import ascend_gdn.fla.ascend.gdn
 from ascend_gdn.attention.metadata import GDNContractError
 from ascend_layers import WIDTH, Activations, LayerSizes, forward_context, our_layer, stock_layer
 from ascend_workloads import Ours, Theirs
+from emulated_npu.schemas import NAMESPACE
 from workloads import Workload
 
 from .reference import convolution, delta_rule
@@ -121,3 +127,50 @@ def test_a_broken_contract_names_the_layer():
         pytest.raises(GDNContractError, match=r"linear_attn: attn_metadata: found GDNAttention"),
     ):
         layer._forward_core(*Activations.of(SIZES, 70).arguments())
+
+
+def on_meta(value):
+    """``value`` with all its tensors on the device that has no data."""
+    if isinstance(value, torch.Tensor):
+        return value.to("meta")
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {f.name: on_meta(getattr(value, f.name)) for f in fields(value) if f.init}
+        return replace(value, **own)
+    return value
+
+
+@pytest.fixture
+def operators_without_data(mocker):
+    for name, function in allocating_operators.BY_NAME.items():
+        for module in (ascend_gdn.fla.ascend.gdn, ascend_gdn.fla.ascend.chunk):
+            if name in vars(module):
+                mocker.patch.object(module, name, function)
+    library = torch.library.Library(NAMESPACE, "FRAGMENT")
+    for name, function in allocating_operators.BY_NAME.items():
+        if name in dir(torch.ops._C_ascend):
+            library.impl(name, function, "Meta")
+    yield
+    library._destroy()
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [
+        Workload("prefills", [100, 70], [0, 64]),
+        Workload("mixed", [1, 1, 70, 130], [9, 8, 64, 0]),
+        Workload("MTP: mixed", [4, 4, 70], [9, 8, 64], [3, 3, -1], [2, 4, 1]),
+        Workload("MTP: prefill first", [70, 4], [0, 9], [-1, 3], [1, 3]),
+    ],
+    ids=lambda workload: workload.name,
+)
+def test_nothing_is_read_back_from_the_device(workload, operators_without_data):
+    side, layer = Ours(workload), our_layer(SIZES, workload.num_spec, BLOCKS)
+    metadata = on_meta(side.step(side.batch.common_metadata())[0])
+    layer.to("meta")
+    layer.kv_cache = tuple(state.to("meta") for state in layer.kv_cache)
+    activations = Activations.of(SIZES, workload.num_tokens).to("meta")
+    # Any .item(), .tolist(), .cpu() or comparison of a tensor for a branch would raise there.
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        metadata.prefill_state_indices.tolist()
+    with torch.inference_mode(), forward_context(metadata):
+        layer._forward_core(*activations.arguments())
