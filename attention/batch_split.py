@@ -112,7 +112,7 @@ def split_batch(
     count = len(requests)
     if count == 0:
         return BatchSplit(requests, 0, num_tokens)
-    if num_tokens == count and requests.context_lens[requests.context_lens.argmin()] > 0:
+    if num_tokens == count == np.count_nonzero(requests.context_lens):
         return BatchSplit(requests, count, num_tokens)  # only decodes: spared what follows
     fresh = requests.context_lens == 0
     if is_prefilling is not None:

@@ -137,7 +137,7 @@ class StepPlan:
 
 def check_capacity(split: BatchSplit, layout: TableLayout) -> None:
     """Raise :class:`GDNContractError` if the step is larger than the pool was made for."""
-    seqs = len(split.non_spec) + (0 if split.spec is None else len(split.spec))
+    seqs = split.num_decodes + split.num_prefills + (0 if split.spec is None else len(split.spec))
     tokens = split.num_tokens
     if seqs > layout.max_seqs or tokens > layout.max_tokens:
         raise GDNContractError(

@@ -20,7 +20,12 @@ SIZES = TinySizes(dtype="float32", layers=4)
 LENGTHS = (2, 3, 63, 64, 65, 128, 200, 500, 1000, 1217, 3000, 1)
 
 
-@pytest.fixture(params=[STOCK_WORKER, OUR_WORKER], ids=["stock", "ours"])
+@pytest.fixture(
+    params=[
+        pytest.param(STOCK_WORKER, marks=pytest.mark.slow, id="stock"),
+        pytest.param(OUR_WORKER, id="ours"),
+    ]
+)
 def worker_cls(request) -> str:
     """vllm-ascend's own worker and ours: each test runs both, on the same prompts."""
     return request.param
