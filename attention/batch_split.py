@@ -59,7 +59,7 @@ class BatchSplit:
 
     @cached_property
     def num_spec_tokens(self) -> int:
-        return 0 if self.spec is None else int(self.spec.lengths.sum())
+        return 0 if self.spec is None else int(np.add.reduce(self.spec.lengths))
 
     @property
     def num_prefill_tokens(self) -> int:

@@ -85,5 +85,5 @@ class DecodePlan:
                 num_accepted_tokens=tables.num_accepted_tokens[:rows],
             )
         metadata = copy(self._first)
-        metadata.spec_state_indices_tensor = tables.spec_state_indices[group, :rows]
+        metadata.spec_state_indices_tensor = self.slot.spec_state_indices[group][:rows]
         return metadata

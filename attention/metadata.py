@@ -92,7 +92,7 @@ class GDNChunkedPrefillMetadata:
 
     def __post_init__(self) -> None:
         lengths = self.cu_seqlens_cpu[1:] - self.cu_seqlens_cpu[:-1]
-        seqs, chunks = len(lengths), int(((lengths + (CHUNK_SIZE - 1)) >> 6).sum())
+        seqs, chunks = len(lengths), int(np.add.reduce((lengths + (CHUNK_SIZE - 1)) >> 6))
         expected = {
             "cu_seqlens": seqs + 1,
             "chunk_indices_chunk64": chunks,

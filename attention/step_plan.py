@@ -35,6 +35,8 @@ class Slot(TableSlot, Protocol):
     """On the model's device."""
     state_indices: Sequence[torch.Tensor]
     """A group each: [max_seqs] int32 on the model's device."""
+    spec_state_indices: Sequence[torch.Tensor]
+    """A group each: [max_seqs, num_spec + 1] int32 on the model's device."""
 
 
 @dataclass(eq=False)  # not frozen: each step makes one
@@ -117,7 +119,7 @@ class StepPlan:
     def spec_state_indices(self, group: int) -> torch.Tensor:
         """[S, num_spec + 1] int32 on the device: state blocks of each speculative request."""
         requests = 0 if self.split.spec is None else len(self.split.spec)
-        return self.slot.device_tables.spec_state_indices[group, :requests]
+        return self.slot.spec_state_indices[group][:requests]
 
     def prefill_meta(self, group: int) -> GDNPrefillFallbackMeta:
         """The contract's metadata for the layers of ``group``."""
@@ -178,7 +180,7 @@ def fill_slot(
         tables.state_indices[group, :seqs] = blocks
     if split.spec is not None:
         fill_spec(tables, split.spec, inputs)
-        _fill_token_indx(tables, split, query_start_loc)
+        _fill_token_indx(tables, split, query_start_loc, slot.layout.arange)
     return rows
 
 
@@ -195,12 +197,16 @@ def fill_spec(tables: Tables[np.ndarray], spec: Requests, inputs: StepInputs) ->
 
 
 def _fill_token_indx(
-    tables: Tables[np.ndarray], split: BatchSplit, query_start_loc: np.ndarray
+    tables: Tables[np.ndarray], split: BatchSplit, query_start_loc: np.ndarray, arange: np.ndarray
 ) -> None:
     """Write which tokens are the speculative requests' and which are the others'."""
     assert split.spec_mask is not None
     mask, others = split.spec_mask, split.num_prefill_tokens
     tables.spec_sequence_masks[: len(mask)] = mask
+    if split.spec_first:
+        tables.token_indx[:others] = arange[split.num_spec_tokens : split.num_tokens]
+        tables.token_indx[others : split.num_tokens] = arange[: split.num_spec_tokens]
+        return
     token_is_spec = mask.repeat(query_start_loc[1:] - query_start_loc[:-1])
     tables.token_indx[:others] = (~token_is_spec).nonzero()[0]
     tables.token_indx[others : len(token_is_spec)] = token_is_spec.nonzero()[0]
@@ -238,6 +244,8 @@ def plan_of(slot: Slot, split: BatchSplit, rows: TableRows) -> StepPlan:
         chunk=chunk,
         query_start_loc=tables.query_start_loc[: seqs + 1],
         has_initial_state=has_initial_state,
-        prefill_has_initial_state=has_initial_state[split.num_decodes :],
+        prefill_has_initial_state=has_initial_state[split.num_decodes :]
+        if split.num_decodes
+        else has_initial_state,
         spec=spec,
     )

@@ -16,7 +16,7 @@ from demo_reference import load_reference, reference_logits
 
 from ..engine.parity import assert_equals_transformers
 from .conftest import SIZES
-from .runs import OUR_WORKER, emulated_job, run_emulated
+from .runs import OUR_WORKER, STOCK_WORKER, emulated_job, run_emulated
 
 pytestmark = pytest.mark.engine
 
@@ -93,8 +93,12 @@ def test_two_ranks(worker_cls: str, model: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("method", ["mtp", "ngram"])
-def test_speculative(method: str, worker_cls: str, model: Path, tmp_path: Path):
+def test_speculative(method: str, worker_cls: str, model: Path, tmp_path: Path, request):
     """A random MTP layer guesses wrongly; an n-gram that has come before, at times rightly."""
+    if method == "ngram" and worker_cls == STOCK_WORKER:
+        # Not every request has an n-gram that has come before: docs/ascend.md, "What it changes".
+        reason = "vllm-ascend 0.23.0 takes other states for requests with unequally many drafts"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     if method == "mtp":
         speculative = {"method": "qwen3_next_mtp", "num_speculative_tokens": 3}
     else:
