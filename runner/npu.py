@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from vllm.logger import init_logger
 from vllm.v1.utils import report_usage_stats
 from vllm.v1.worker.workspace import init_workspace_manager
 from vllm_ascend.utils import is_310p
@@ -23,8 +22,6 @@ from ascend_gdn.runner.worker import StepWorkerMixin
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
-
-logger = init_logger("vllm." + __name__)
 
 
 class StepNPUModelRunner(StepModelRunnerMixin, NPUModelRunner):

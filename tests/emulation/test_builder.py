@@ -13,8 +13,8 @@ from ascend_gdn.attention.ascend import StepAscendGDNAttentionMetadata
 from ascend_workloads import Ours, Theirs
 from workloads import WORKLOADS, Workload
 
+from ..attention.spec_reference import recurrent_arguments
 from ..attention.test_builder import SHARED_FIELDS
-from .spec_reference import recurrent_arguments
 
 CHUNK_TABLES = (
     "chunk_indices_chunk64",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain references, written for clarity."""
+"""What the recurrent operator of vLLM-Ascend takes, one request at a time."""
 
 from __future__ import annotations
 
