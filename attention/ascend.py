@@ -8,6 +8,7 @@ but for speculative requests of unequal lengths, which its tables cannot express
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from time import perf_counter_ns
 from typing import Any
 
 import torch
@@ -79,6 +80,7 @@ class StepAscendGDNAttentionMetadataBuilder(
             GDNContractError: outside an open step, or beyond the pool's capacity.
         """
         step, common = self._open_step(), common_attn_metadata
+        started = perf_counter_ns()
         if step.split is None:
             # Only a dummy batch has rows without earlier tokens that are no prompts.
             is_prefilling = common.is_prefilling if step.idle else None
@@ -86,7 +88,7 @@ class StepAscendGDNAttentionMetadataBuilder(
                 common, num_decode_draft_tokens_cpu, step.inputs, is_prefilling
             )
         if step.split.num_prefills > 0 or self._is_ragged(step.split):
-            return self._planned_metadata(step, common)
+            return self._planned_metadata(step, common, started)
         if step.idle:  # the runner's table may still name the blocks of requests that are gone
             table = torch.zeros_like(common.block_table_tensor)
             common = replace(common, block_table_tensor=table)

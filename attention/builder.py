@@ -95,9 +95,8 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         return self._planned_metadata(step, common, started)
 
     def _planned_metadata(
-        self, step: Step, common: CommonAttentionMetadata, started: int | None = None
+        self, step: Step, common: CommonAttentionMetadata, started: int
     ) -> StepGDNAttentionMetadata:
-        started = perf_counter_ns() if started is None else started
         assert step.split is not None
         reused = step.plan is not None
         if step.plan is None:

@@ -118,8 +118,8 @@ class StepPlan:
 
     def spec_state_indices(self, group: int) -> torch.Tensor:
         """[S, num_spec + 1] int32 on the device: state blocks of each speculative request."""
-        requests = 0 if self.split.spec is None else len(self.split.spec)
-        return self.slot.spec_state_indices[group][:requests]
+        assert self.split.spec is not None
+        return self.slot.spec_state_indices[group][: len(self.split.spec)]
 
     def prefill_meta(self, group: int) -> GDNPrefillFallbackMeta:
         """The contract's metadata for the layers of ``group``."""
@@ -214,8 +214,7 @@ def _fill_token_indx(
 
 def plan_of(slot: Slot, split: BatchSplit, rows: TableRows) -> StepPlan:
     """Name the device views of a slot that was filled with ``rows`` and copied."""
-    tables, prefills = slot.device_tables, split.num_prefills
-    seqs = split.num_decodes + prefills
+    tables, prefills, seqs = slot.device_tables, split.num_prefills, len(split.non_spec)
     chunk = GDNChunkedPrefillMetadata(
         cu_seqlens=tables.cu_seqlens[: prefills + 1],
         chunk_indices_chunk64=tables.chunk_indices_chunk64[: rows.chunk64],

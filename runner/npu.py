@@ -90,7 +90,7 @@ class NPUWorker(StepWorkerMixin, AscendNPUWorker):
         # vLLM-Ascend's worker with another runner, as its own variants do it
         # (xlite/xlite_worker.py, 0.23.0): two runners would hold their device buffers at once.
         if not self.has_gdn_layers:
-            AscendNPUWorker.init_device(self)
+            super().init_device()
             return
         self.device = self._init_device()
         init_workspace_manager(self.device, num_ubatches=1)
