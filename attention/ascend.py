@@ -36,8 +36,6 @@ class StepAscendGDNAttentionMetadata(StepGDNAttentionMetadata):
     """[D + 1] int32: 0, then the tokens of each decode."""
     spec_actual_seq_lengths: torch.Tensor | None = None
     """[S + 1] int32: 0, then the tokens of each speculative request."""
-    spec_first: bool = False
-    """The speculative tokens come before all others, so that slices will do."""
     spec_token_state_indices: torch.Tensor | None = None
     """[speculative tokens] int32: block of the state after each."""
     spec_start_tokens: torch.Tensor | None = None
@@ -82,11 +80,7 @@ class StepAscendGDNAttentionMetadataBuilder(
         step, common = self._open_step(), common_attn_metadata
         started = perf_counter_ns()
         if step.split is None:
-            # Only a dummy batch has rows without earlier tokens that are no prompts.
-            is_prefilling = common.is_prefilling if step.idle else None
-            step.split = self._split(
-                common, num_decode_draft_tokens_cpu, step.inputs, is_prefilling
-            )
+            step.split = self._split(common, num_decode_draft_tokens_cpu, step.inputs, step.idle)
         if step.split.num_prefills > 0 or self._is_ragged(step.split):
             return self._planned_metadata(step, common, started)
         if step.idle:  # the runner's table may still name the blocks of requests that are gone
@@ -110,7 +104,6 @@ class StepAscendGDNAttentionMetadataBuilder(
         if plan.split.num_decodes > 0:
             metadata.decode_actual_seq_lengths = self._decode_lengths[: plan.split.num_decodes + 1]
         if plan.spec is not None:
-            metadata.spec_first = plan.split.spec_first
             metadata.spec_actual_seq_lengths = plan.spec.actual_seq_lengths
             metadata.spec_start_tokens = plan.spec.num_accepted_tokens
         return metadata

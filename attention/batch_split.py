@@ -72,7 +72,7 @@ def split_batch(
     seq_lens: np.ndarray,
     draft_tokens: np.ndarray | None = None,
     num_accepted_tokens: np.ndarray | None = None,
-    is_prefilling: np.ndarray | None = None,
+    is_dummy: bool = False,
 ) -> BatchSplit:
     """Split a batch in the order that vLLM's runner gives it: decodes first.
 
@@ -94,8 +94,7 @@ def split_batch(
             do not speculate; None in a step without drafts.
         num_accepted_tokens: [>= R] integer, tokens that each request kept of its last step, 1 if
             that was no speculative one; None without speculative decoding.
-        is_prefilling: [R] bool, requests whose prompt is not computed yet; None takes every request
-            without earlier tokens for one. The rows of a dummy batch are none, whatever they hold.
+        is_dummy: The rows are no requests. Those without earlier tokens are not fresh prompts.
     """
     lengths = query_start_loc[1:] - query_start_loc[:-1]
     num_tokens = int(query_start_loc[-1])
@@ -114,10 +113,9 @@ def split_batch(
         return BatchSplit(requests, 0, num_tokens)
     if num_tokens == count == np.count_nonzero(requests.context_lens):
         return BatchSplit(requests, count, num_tokens)  # only decodes: spared what follows
-    fresh = requests.context_lens == 0
-    if is_prefilling is not None:
-        fresh &= is_prefilling[requests.rows]
-    prefills = (requests.lengths > 1) | fresh
+    prefills = requests.lengths > 1
+    if not is_dummy:
+        prefills |= requests.context_lens == 0
     if not np.count_nonzero(prefills):
         return BatchSplit(requests, count, num_tokens)
     return BatchSplit(requests, int(prefills.argmax()), num_tokens)

@@ -59,6 +59,8 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
     """
 
     metadata_cls = StepGDNAttentionMetadata
+    conv_block = 0
+    """Of the ``TableLayout`` that it needs."""
     _steps: Steps | None = None
     _group = 0
 
@@ -88,7 +90,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         if step.idle:
             num_decode_draft_tokens_cpu = self._dummy_drafts(common)
         if step.split is None:
-            step.split = self._split(common, num_decode_draft_tokens_cpu, step.inputs)
+            step.split = self._split(common, num_decode_draft_tokens_cpu, step.inputs, step.idle)
         if step.split.num_prefills == 0:
             step.decode_plan = step.make_decode_plan(step.split)
             return self._decode_metadata(step.decode_plan, common)
@@ -136,7 +138,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         common: CommonAttentionMetadata,
         draft_tokens: torch.Tensor | None,
         inputs: StepInputs,
-        is_prefilling: torch.Tensor | None = None,
+        is_dummy: bool,
     ) -> BatchSplit:
         # Exact for every request whose context length matters here (prefills): see the field's
         # docstring in vllm/v1/attention/backend.py (0.23.0). No device-to-host copy.
@@ -155,7 +157,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
             # vLLM's runner leaves draft tokens out where nothing speculates.
             None if draft_tokens is None else draft_tokens.numpy(),
             inputs.num_accepted_tokens,
-            None if is_prefilling is None else is_prefilling.numpy(),
+            is_dummy,
         )
         if split.spec is not None and inputs.num_accepted_tokens is None:
             raise GDNContractError(
@@ -198,11 +200,13 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
             chunk_offsets=plan.chunk.chunk_offsets_chunk64,
             prefill_query_start_loc=plan.chunk.cu_seqlens,
             prefill_has_initial_state=plan.prefill_has_initial_state,
+            prefills_start_fresh=not np.count_nonzero(split.non_spec.context_lens[decodes:]),
         )
         if spec is not None:
             others = split.num_prefill_tokens
             metadata.num_spec_decodes = spec.num_accepted_tokens.shape[0]
             metadata.num_spec_decode_tokens = split.num_spec_tokens
+            metadata.spec_first = split.spec_first
             metadata.spec_query_start_loc = spec.query_start_loc
             metadata.spec_sequence_masks = spec.sequence_masks
             metadata.non_spec_token_indx = spec.token_indx[:others]
@@ -212,10 +216,8 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
 
     def _add_group(self, metadata: StepGDNAttentionMetadata, plan: StepPlan) -> None:
         """Add what is this group's own."""
-        decodes = plan.split.num_decodes
-        state_indices = plan.state_indices(self._group)
-        metadata.non_spec_state_indices_tensor = state_indices
-        metadata.prefill_state_indices = state_indices[decodes:] if decodes else state_indices
+        metadata.non_spec_state_indices_tensor = plan.state_indices(self._group)
+        metadata.prefill_state_indices = plan.prefill_state_indices(self._group)
         metadata.non_spec_prefill_fallback_meta = plan.prefill_meta(self._group)
         if plan.spec is not None:
             metadata.spec_state_indices_tensor = plan.spec_state_indices(self._group)

@@ -15,13 +15,14 @@ from ascend_gdn.attention.metadata import CHUNK_SIZE, LARGE_BLOCK_SIZE
 from ascend_gdn.attention.table_layout import TableLayout, Tables
 
 
-@dataclass(frozen=True)
+@dataclass
 class TableRows:
     """How many rows of each (sequence, block) table a step uses."""
 
     chunk64: int
     large_block: int
     cumsum: int
+    conv: int = 0
 
 
 def fill_chunk_tables(
@@ -72,6 +73,28 @@ def _count_blocks(lengths: np.ndarray, longest: int, block_size: int) -> int:
     if longest <= block_size:
         return len(lengths)
     return int(((lengths + (block_size - 1)) // block_size).sum())
+
+
+def fill_conv_tables(tables: Tables[np.ndarray], layout: TableLayout, lengths: np.ndarray) -> int:
+    """Write which sequence, and which block of it, each program of the convolution takes.
+
+    Args:
+        tables: To write.
+        layout: Of the tables, with a ``conv_block``.
+        lengths: [D + N] int32, tokens of each sequence, none zero.
+
+    Returns:
+        Programs, as many as rows written.
+    """
+    blocks = (lengths + (layout.conv_block - 1)) // layout.conv_block
+    starts = np.add.accumulate(blocks, dtype=np.int32)
+    rows = int(starts[-1])
+    starts -= blocks
+    tables.batch_ptr[:rows] = layout.arange[: len(lengths)].repeat(blocks)
+    np.subtract(
+        layout.arange[:rows], starts.repeat(blocks), out=tables.token_chunk_offset_ptr[:rows]
+    )
+    return rows
 
 
 def fill_offsets(out: np.ndarray, counts: np.ndarray) -> None:

@@ -26,6 +26,10 @@ class StepGDNAttentionMetadata(GDNAttentionMetadata):
 
     non_spec_prefill_fallback_meta: GDNPrefillFallbackMeta | None = None
     """Set whenever ``num_prefills > 0``."""
+    prefills_start_fresh: bool = False
+    """No prefill has tokens of earlier steps, so that none has an initial state."""
+    spec_first: bool = False
+    """The speculative tokens come before all others, so that slices will do."""
 
     def __copy__(self) -> Self:
         # Each group of a step gets a copy; Python's own way takes three times as long.

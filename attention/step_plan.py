@@ -12,7 +12,7 @@ import torch
 from vllm.v1.attention.backends.utils import NULL_BLOCK_ID
 
 from ascend_gdn.attention.batch_split import BatchSplit, Requests
-from ascend_gdn.attention.chunk_plan import TableRows, fill_offsets
+from ascend_gdn.attention.chunk_plan import TableRows, fill_conv_tables, fill_offsets
 from ascend_gdn.attention.metadata import (
     GDNCausalConv1dHostMetadata,
     GDNChunkedPrefillMetadata,
@@ -35,6 +35,8 @@ class Slot(TableSlot, Protocol):
     """On the model's device."""
     state_indices: Sequence[torch.Tensor]
     """A group each: [max_seqs] int32 on the model's device."""
+    prefill_state_indices: Sequence[torch.Tensor]
+    """A group each: [max_seqs] int64 on the model's device."""
     spec_state_indices: Sequence[torch.Tensor]
     """A group each: [max_seqs, num_spec + 1] int32 on the model's device."""
 
@@ -97,6 +99,16 @@ class SpecTables:
 
 
 @dataclass(eq=False)
+class ConvTables:
+    """The programs of a Triton convolution over D decodes and N prefills, for vLLM's kernel."""
+
+    batch_ptr: torch.Tensor
+    """[programs] int32 on the device: the sequence of each."""
+    token_chunk_offset_ptr: torch.Tensor
+    """[programs] int32 on the device: which block of the sequence."""
+
+
+@dataclass(eq=False)
 class StepPlan:
     """What all KV cache groups share of a step that has prefills: D decodes, N prefills."""
 
@@ -111,10 +123,16 @@ class StepPlan:
     prefill_has_initial_state: torch.Tensor
     """[N] bool on the device."""
     spec: SpecTables | None
+    conv: ConvTables | None
+    """None where the layout has no such tables."""
 
     def state_indices(self, group: int) -> torch.Tensor:
         """[D + N] int32 on the device: state block of each request in ``group``'s cache."""
         return self.slot.state_indices[group][: len(self.split.non_spec)]
+
+    def prefill_state_indices(self, group: int) -> torch.Tensor:
+        """[N] int64 on the device: state block of each prefill in ``group``'s cache."""
+        return self.slot.prefill_state_indices[group][: self.split.num_prefills]
 
     def spec_state_indices(self, group: int) -> torch.Tensor:
         """[S, num_spec + 1] int32 on the device: state blocks of each speculative request."""
@@ -178,6 +196,10 @@ def fill_slot(
     np.greater(requests.context_lens, 0, out=tables.has_initial_state[:seqs])
     for group, blocks in enumerate(inputs.first_blocks(requests.rows)):
         tables.state_indices[group, :seqs] = blocks
+        prefill_blocks = blocks[split.num_decodes :]
+        tables.prefill_state_indices[group, : split.num_prefills] = prefill_blocks
+    if slot.layout.conv_block:
+        rows.conv = fill_conv_tables(tables, slot.layout, requests.lengths)
     if split.spec is not None:
         fill_spec(tables, split.spec, inputs)
         _fill_token_indx(tables, split, query_start_loc, slot.layout.arange)
@@ -212,6 +234,15 @@ def _fill_token_indx(
     tables.token_indx[others : len(token_is_spec)] = token_is_spec.nonzero()[0]
 
 
+def used_elements(layout: TableLayout, split: BatchSplit, conv_rows: int = 0) -> int:
+    """How far a step fills its slot, and sends it."""
+    if split.spec is not None:
+        return layout.places["token_indx"].start + split.num_tokens
+    if conv_rows:
+        return layout.places["token_chunk_offset_ptr"].start + conv_rows
+    return layout.num_fixed
+
+
 def plan_of(slot: Slot, split: BatchSplit, rows: TableRows) -> StepPlan:
     """Name the device views of a slot that was filled with ``rows`` and copied."""
     tables, prefills, seqs = slot.device_tables, split.num_prefills, len(split.non_spec)
@@ -236,6 +267,9 @@ def plan_of(slot: Slot, split: BatchSplit, rows: TableRows) -> StepPlan:
             sequence_masks=tables.spec_sequence_masks[: len(split.spec_mask)],
             token_indx=tables.token_indx[: split.num_tokens],
         )
+    conv = None
+    if rows.conv:
+        conv = ConvTables(tables.batch_ptr[: rows.conv], tables.token_chunk_offset_ptr[: rows.conv])
     return StepPlan(
         split=split,
         slot=slot,
@@ -247,4 +281,5 @@ def plan_of(slot: Slot, split: BatchSplit, rows: TableRows) -> StepPlan:
         if split.num_decodes
         else has_initial_state,
         spec=spec,
+        conv=conv,
     )

@@ -51,7 +51,9 @@ class TableLayout:
         num_groups: KV cache groups of GDN layers; each has state indices of its own.
         cumsum_block: Tokens a block of ``chunk_local_cumsum``.
         num_spec: Speculative tokens a request; 0 without speculative decoding.
-        has_prefills: Whether there are chunk tables.
+        has_prefills: Whether there are tables of prefills.
+        conv_block: Tokens a program of the causal convolution's kernel takes; 0 where the kernel
+            needs no table of them.
     """
 
     max_seqs: int
@@ -60,10 +62,13 @@ class TableLayout:
     cumsum_block: int
     num_spec: int = 0
     has_prefills: bool = True
+    conv_block: int = 0
 
     def without_prefills(self, max_rows: int) -> TableLayout:
         """Layout of the steps without prefills, of up to ``max_rows`` requests and tokens."""
-        return replace(self, max_seqs=max_rows, max_tokens=max_rows, has_prefills=False)
+        return replace(
+            self, max_seqs=max_rows, max_tokens=max_rows, has_prefills=False, conv_block=0
+        )
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -72,6 +77,7 @@ class TableLayout:
         offsets = seqs + 2  # one more than the sequences need: the empty one that padding names
         flags = -(-seqs // 4)  # one byte a sequence
         spec, chunked = self.num_spec > 0, self.has_prefills
+        conv_rows = max_rows(seqs, tokens, self.conv_block) if self.conv_block else 0
         return {
             # The chunk tables first: where the device makes them, a step does not send them.
             "chunk_indices_chunk64": 2 * max_rows(seqs, tokens, CHUNK_SIZE) * chunked,
@@ -84,12 +90,15 @@ class TableLayout:
             "query_start_loc": offsets,
             "has_initial_state": flags * chunked,
             "state_indices": self.num_groups * seqs,
+            "prefill_state_indices": 2 * self.num_groups * seqs * chunked,
             "spec_query_start_loc": offsets * spec,
             "spec_actual_seq_lengths": (seqs + 1) * spec,
             "num_accepted_tokens": seqs * spec,
             "spec_sequence_masks": flags * spec,
             "spec_state_indices": self.num_groups * seqs * (self.num_spec + 1) * spec,
-            # Last, since it alone grows with the tokens: a step sends just what it uses of it.
+            # Last those that grow with the tokens: a step sends them as far as it fills them.
+            "batch_ptr": conv_rows,
+            "token_chunk_offset_ptr": conv_rows,
             "token_indx": tokens * spec,
         }
 
@@ -114,8 +123,8 @@ class TableLayout:
 
     @cached_property
     def num_fixed(self) -> int:
-        """Elements before ``token_indx``: a step sends them all, or those after chunk tables."""
-        return self.places["token_indx"].start
+        """Elements that every step fills and sends, or those of them after chunk tables."""
+        return self.places["batch_ptr"].start
 
     @cached_property
     def padding(self) -> np.ndarray:
@@ -161,6 +170,8 @@ class Tables(Generic[Array]):
     """bool"""
     state_indices: Array
     """[groups, max_seqs]"""
+    prefill_state_indices: Array
+    """[groups, max_seqs] int64, which indexing takes without converting it in every layer."""
     spec_query_start_loc: Array
     spec_actual_seq_lengths: Array
     """Start, then the length of each request: what AscendC's recurrent operator takes."""
@@ -169,6 +180,10 @@ class Tables(Generic[Array]):
     """bool"""
     spec_state_indices: Array
     """[groups, max_seqs, num_spec + 1]"""
+    batch_ptr: Array
+    """Sequence of each of the convolution's programs."""
+    token_chunk_offset_ptr: Array
+    """Which of that sequence's blocks it takes."""
     token_indx: Array
 
     @staticmethod
@@ -180,6 +195,9 @@ class Tables(Generic[Array]):
         for name in ("has_initial_state", "spec_sequence_masks"):
             views[name] = views[name].view(torch.bool)
         views["state_indices"] = views["state_indices"].view(layout.num_groups, -1)
+        views["prefill_state_indices"] = (
+            views["prefill_state_indices"].view(torch.int64).view(layout.num_groups, -1)
+        )
         views["spec_state_indices"] = views["spec_state_indices"].view(
             layout.num_groups, -1, layout.num_spec + 1
         )

@@ -27,14 +27,9 @@ from emulated_npu.install import install
 
 install(instead=allocating_operators.BY_NAME)
 
-from ascend_layers import (  # noqa: E402
-    Activations,
-    LayerSizes,
-    forward_context,
-    our_layer,
-    stock_layer,
-)
+from ascend_layers import forward_context, our_layer, stock_layer  # noqa: E402
 from ascend_workloads import Ours, Theirs  # noqa: E402
+from lone_layers import Activations, LayerSizes  # noqa: E402
 from workloads import Workload  # noqa: E402
 
 SIZES = LayerSizes(key_heads=1, value_heads=2, head_dim=16)

@@ -19,12 +19,12 @@ from emulated_npu.install import install
 install()
 
 from ascend_workloads import Ours, Theirs  # noqa: E402
-from bench_metadata_build import arguments_of, compare  # noqa: E402
+from bench_metadata_build import compare, parser_of  # noqa: E402
 from workloads import GROUPS, WORKLOADS  # noqa: E402
 
 
 def main() -> None:
-    arguments = arguments_of(__doc__.splitlines()[0])
+    arguments = parser_of(__doc__.splitlines()[0])
     torch.set_num_threads(1)  # the engine builds metadata on one thread
     results: dict[str, dict[str, float]] = {}
     compare(

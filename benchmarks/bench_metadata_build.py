@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Host time per step of the GDN metadata: ours against vLLM 0.23.0's builder, in one run.
 
-    benchmarks/bench_metadata_build.py [--rounds 9] [--json FILE]
+    benchmarks/bench_metadata_build.py [--rounds 9] [--device cuda] [--json FILE]
 
 One step is three builds, one for each KV cache group of GDN layers that Qwen3-Next has. Ours
 includes opening and closing the step and taking a slot from the pool. Both sides get the same
-batches, one round of each in turn; the figures are medians over the rounds. Both run on CPU
-tensors, so neither pays for copies to a device: on a device vLLM pays for 4 to 11 copies a build,
-ours for one a step.
+batches, one round of each in turn; the figures are medians over the rounds. On CPU tensors neither
+pays for copies to a device: on a device vLLM pays for 4 to 11 copies a build, ours for one a step.
 """
 
 from __future__ import annotations
@@ -22,13 +21,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from workloads import DECODE_WORKLOADS, GROUPS, WORKLOADS, Ours, Side, Theirs
+from workloads import DECODE_WORKLOADS, GROUPS, WORKLOADS, Ours, OursOnCuda, Side, Theirs
 
 STEPS_PER_ROUND = 20
 
 
 def microseconds_a_step(side: Side) -> float:
     inputs = [side.batch.common_metadata() for _ in range(STEPS_PER_ROUND)]
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     started = perf_counter_ns()
     for common in inputs:
         side.step(common)
@@ -68,22 +69,25 @@ def compare(
     Console().print(table)
 
 
-def arguments_of(description: str) -> argparse.Namespace:
+def parser_of(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    return parser.parse_args()
+    return parser
 
 
 def main() -> None:
-    arguments = arguments_of(__doc__.splitlines()[0])
+    parser = parser_of(__doc__.splitlines()[0])
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    arguments = parser.parse_args()
+    device, ours = arguments.device, Ours if arguments.device.type == "cpu" else OursOnCuda
     torch.set_num_threads(1)  # the engine builds metadata on one thread
     results: dict[str, dict[str, float]] = {}
     for kind, workloads in (("prefill", WORKLOADS), ("decode", DECODE_WORKLOADS)):
         compare(
             f"GDN metadata, host microseconds a {kind} step, {GROUPS} groups",
             "vLLM 0.23.0",
-            {each.name: (Theirs(each), Ours(each)) for each in workloads},
+            {each.name: (Theirs(each, device), ours(each, device)) for each in workloads},
             arguments.rounds,
             results,
         )

@@ -14,7 +14,9 @@ from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata, GDNAttenti
 from vllm.v1.kv_cache_interface import MambaSpec
 
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
+from ascend_gdn.attention.cuda import StepCudaGDNAttentionMetadataBuilder
 from ascend_gdn.attention.step_plan import StepInputs
+from ascend_gdn.attention.table_fill import make_table_fill
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
 from ascend_gdn.runner.pool import StepBufferPool, StepPools
 from ascend_gdn.runner.stats import GDNStats
@@ -83,16 +85,21 @@ DECODE_WORKLOADS = (
 class Batch:
     """The runner's persistent buffers for one workload, and a step's metadata cut out of them."""
 
-    def __init__(self, workload: Workload) -> None:
+    def __init__(self, workload: Workload, device: torch.device = CPU) -> None:
         self.workload = workload
         lengths = torch.tensor(workload.lengths, dtype=torch.int32)
         self.context_lens = torch.tensor(workload.context_lens, dtype=torch.int32)
         self.seq_lens = lengths + self.context_lens
         self.query_start_loc = torch.zeros(len(lengths) + 1, dtype=torch.int32)
         self.query_start_loc[1:] = lengths.cumsum(0)
-        self.slot_mapping = torch.zeros(workload.num_tokens, dtype=torch.int64)
+        self.slot_mapping = torch.zeros(workload.num_tokens, dtype=torch.int64, device=device)
+        self.device_query_start_loc = self.query_start_loc.to(device)
+        self.device_seq_lens = self.seq_lens.to(device)
         self.is_prefilling = self.context_lens == 0
         self.block_tables = block_tables(workload)
+        self.device_block_tables = [
+            torch.from_numpy(table).to(device) for table in self.block_tables
+        ]
         self.state_columns = None
         if workload.state_block_size:
             last_tokens = (self.seq_lens - 1).clamp(min=0)
@@ -103,7 +110,7 @@ class Batch:
             accepted = torch.tensor(workload.accepted or [1] * len(lengths), dtype=torch.int32)
             self.num_accepted_tokens = accepted.numpy()
             self.extra = {
-                "num_accepted_tokens": accepted,
+                "num_accepted_tokens": accepted.to(device),
                 "num_decode_draft_tokens_cpu": torch.tensor(workload.drafts, dtype=torch.int32),
             }
 
@@ -115,9 +122,9 @@ class Batch:
         """
         requests = len(self.workload.lengths)
         base = CommonAttentionMetadata(
-            query_start_loc=self.query_start_loc[: requests + 1],
+            query_start_loc=self.device_query_start_loc[: requests + 1],
             query_start_loc_cpu=self.query_start_loc[: requests + 1],
-            seq_lens=self.seq_lens[:requests],
+            seq_lens=self.device_seq_lens[:requests],
             _seq_lens_cpu=self.seq_lens[:requests],
             _num_computed_tokens_cpu=self.context_lens[:requests],
             seq_lens_cpu_upper_bound=self.seq_lens[:requests],
@@ -130,8 +137,8 @@ class Batch:
             is_prefilling=self.is_prefilling[:requests],
         )
         groups = [copy(base) for _ in self.block_tables]
-        for group, table in zip(groups, self.block_tables, strict=True):
-            group.block_table_tensor = torch.from_numpy(table[:requests])
+        for group, table in zip(groups, self.device_block_tables, strict=True):
+            group.block_table_tensor = table[:requests]
         return groups
 
 
@@ -145,7 +152,7 @@ def block_tables(workload: Workload, groups: int = GROUPS) -> list[np.ndarray]:
     return list(blocks.reshape(groups, MAX_NUM_SEQS, width))
 
 
-def builder_arguments(workload: Workload) -> dict[str, object]:
+def builder_arguments(workload: Workload, device: torch.device = CPU) -> dict[str, object]:
     """A configuration with just what both builders read."""
     speculative = None
     if workload.num_spec:
@@ -160,7 +167,7 @@ def builder_arguments(workload: Workload) -> dict[str, object]:
         ),
         parallel_config=SimpleNamespace(decode_context_parallel_size=1),
         model_config=SimpleNamespace(hf_text_config=SimpleNamespace(linear_key_head_dim=128)),
-        additional_config={},
+        additional_config={"gdn_prefill_backend": "triton"},
         compilation_config=SimpleNamespace(
             cudagraph_mode=SimpleNamespace(has_full_cudagraphs=lambda: workload.full_graph),
             max_cudagraph_capture_size=None,
@@ -172,15 +179,20 @@ def builder_arguments(workload: Workload) -> dict[str, object]:
         block_size=workload.state_block_size or 1024,
         num_speculative_blocks=workload.num_spec,
     )
-    return {"kv_cache_spec": spec, "layer_names": ["layer"], "vllm_config": config, "device": CPU}
+    return {
+        "kv_cache_spec": spec,
+        "layer_names": ["layer"],
+        "vllm_config": config,
+        "device": device,
+    }
 
 
 class Side:
     """One side of a comparison: the builders of all groups, and how a step runs them."""
 
-    def __init__(self, workload: Workload) -> None:
-        self.batch = Batch(workload)
-        arguments = builder_arguments(workload)
+    def __init__(self, workload: Workload, device: torch.device = CPU) -> None:
+        self.batch = Batch(workload, device)
+        arguments = builder_arguments(workload, device)
         self.builders = [self.builder_cls(**arguments) for _ in range(GROUPS)]
 
     builder_cls = GDNAttentionMetadataBuilder
@@ -202,20 +214,24 @@ class Ours(Side):
 
     builder_cls = StepGDNAttentionMetadataBuilder
 
-    def __init__(self, workload: Workload) -> None:
-        super().__init__(workload)
+    def __init__(
+        self, workload: Workload, device: torch.device = CPU, table_fill: str = "host"
+    ) -> None:
+        super().__init__(workload, device)
         layout = TableLayout(
             max_seqs=MAX_NUM_SEQS,
             max_tokens=max(8192, workload.num_tokens),
             num_groups=GROUPS,
             cumsum_block=cumsum_block_size(VALUE_HEADS),
             num_spec=workload.num_spec,
+            conv_block=self.builder_cls.conv_block,
         )
-        stats = GDNStats()
+        self.stats = stats = GDNStats()
         rows = layout.max_seqs * (layout.num_spec + 1)
         self.pools = StepPools(
-            StepBufferPool(layout, CPU, stats),
-            StepBufferPool(layout.without_prefills(rows), CPU, stats, fixed=True),
+            StepBufferPool(layout, device, stats),
+            StepBufferPool(layout.without_prefills(rows), device, stats, fixed=True),
+            make_table_fill(table_fill, layout, device),
         )
         self.steps = GDNSteps(self.pools, self._inputs, stats)
         for group, builder in enumerate(self.builders):
@@ -231,3 +247,9 @@ class Ours(Side):
     def step(self, common: list[CommonAttentionMetadata]) -> list[GDNAttentionMetadata]:
         with self.steps.open():
             return super().step(common)
+
+
+class OursOnCuda(Ours):
+    """The same with the builders for CUDA, which run on CPU tensors too."""
+
+    builder_cls = StepCudaGDNAttentionMetadataBuilder

@@ -11,12 +11,14 @@ from ascend_gdn.runner.compat import check_version
 
 if TYPE_CHECKING:
     from ascend_gdn.runner.cpu import CPUWorker
+    from ascend_gdn.runner.gpu import GPUWorker
     from ascend_gdn.runner.npu import NPUWorker
 
-__all__ = ["CPUWorker", "NPUWorker"]
+__all__ = ["CPUWorker", "GPUWorker", "NPUWorker"]
 
 _PLATFORMS = {
     "CPUWorker": ("ascend_gdn.runner.cpu", "vllm", "cpu"),
+    "GPUWorker": ("ascend_gdn.runner.gpu", "vllm", "cuda"),
     "NPUWorker": ("ascend_gdn.runner.npu", "vllm_ascend", "npu"),
 }
 """Worker: (module, package that it builds on, extra that installs it)."""

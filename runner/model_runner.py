@@ -56,6 +56,36 @@ class StepModelRunnerMixin(Base):
         with self.gdn_steps.idle():
             return super()._dummy_run(*args, **kwargs)
 
+    def _determine_batch_execution_and_padding(
+        self,
+        num_tokens: int,
+        num_reqs: int,
+        num_scheduled_tokens_np: np.ndarray,
+        *args: Any,
+        force_uniform_decode: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """vLLM's, without a decode graph for a batch in which some request prefills.
+
+        vLLM takes any batch of equally many tokens a request for decodes: prompts of one token, or
+        a last chunk of num_spec + 1. A decode graph has no prefill: their states would not move.
+        """
+        batch = self.input_batch
+        computed = batch.num_computed_tokens_cpu[:num_reqs]
+        prefills = (computed < batch.num_prompt_tokens[:num_reqs]) & (
+            (num_scheduled_tokens_np > 1) | (computed == 0)
+        )
+        if force_uniform_decode is None and np.count_nonzero(prefills):
+            force_uniform_decode = False
+        return super()._determine_batch_execution_and_padding(
+            num_tokens,
+            num_reqs,
+            num_scheduled_tokens_np,
+            *args,
+            force_uniform_decode=force_uniform_decode,
+            **kwargs,
+        )
+
     def bind_gdn_builders(self) -> None:
         """Make the pools and connect every GDN builder to the steps; leave others alone."""
         self.close_gdn_pools()
@@ -80,6 +110,7 @@ class StepModelRunnerMixin(Base):
             num_groups=len(groups),
             cumsum_block=cumsum_block_size(value_heads),
             num_spec=builders[0][1].num_spec,
+            conv_block=builders[0][1].conv_block,
         )
         # A graph pads a step without prefills to as many tokens as it was captured with.
         rows = max(

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from vllm.v1.utils import report_usage_stats
 from vllm.v1.worker.workspace import init_workspace_manager
 from vllm_ascend.utils import is_310p
@@ -31,36 +30,6 @@ class StepNPUModelRunner(StepModelRunnerMixin, NPUModelRunner):
         # Where vLLM-Ascend makes the metadata builders (model_runner_v1.py, 0.23.0).
         super().initialize_attn_backend(*args, **kwargs)
         self.bind_gdn_builders()
-
-    def _determine_batch_execution_and_padding(
-        self,
-        num_tokens: int,
-        num_reqs: int,
-        num_scheduled_tokens_np: np.ndarray,
-        *args: Any,
-        force_uniform_decode: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """vLLM-Ascend's, without a decode graph for a batch in which some request prefills.
-
-        It takes any batch of equally many tokens a request for decodes: prompts of one token, or a
-        last chunk of num_spec + 1. A decode graph has no prefill, so their states would not move.
-        """
-        batch = self.input_batch
-        computed = batch.num_computed_tokens_cpu[:num_reqs]
-        prefills = (computed < batch.num_prompt_tokens[:num_reqs]) & (
-            (num_scheduled_tokens_np > 1) | (computed == 0)
-        )
-        if force_uniform_decode is None and np.count_nonzero(prefills):
-            force_uniform_decode = False
-        return super()._determine_batch_execution_and_padding(
-            num_tokens,
-            num_reqs,
-            num_scheduled_tokens_np,
-            *args,
-            force_uniform_decode=force_uniform_decode,
-            **kwargs,
-        )
 
 
 class NPUWorker(StepWorkerMixin, AscendNPUWorker):

@@ -35,6 +35,7 @@ class PoolSlot:
         self.host_tables = Tables.over(self.host_buffer, layout).map(torch.Tensor.numpy)
         self.device_tables = Tables.over(self.device_buffer, layout)
         self.state_indices = self.device_tables.state_indices.unbind(0)
+        self.prefill_state_indices = self.device_tables.prefill_state_indices.unbind(0)
         self.spec_state_indices = self.device_tables.spec_state_indices.unbind(0)
         self.copied = None if on_host else torch.Event(device=device)
 

@@ -12,8 +12,15 @@ from ascend_gdn.attention.batch_split import BatchSplit
 from ascend_gdn.attention.decode_plan import DecodePlan, fill_decode_slot
 from ascend_gdn.attention.metadata import GDNContractError
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
-from ascend_gdn.attention.step_plan import StepInputs, StepPlan, check_capacity, fill_slot, plan_of
-from ascend_gdn.runner.pool import PoolSlot, StepPools
+from ascend_gdn.attention.step_plan import (
+    StepInputs,
+    StepPlan,
+    check_capacity,
+    fill_slot,
+    plan_of,
+    used_elements,
+)
+from ascend_gdn.runner.pool import StepPools
 from ascend_gdn.runner.stats import GDNStats
 
 
@@ -43,7 +50,7 @@ class GDNStep:
         check_capacity(split, pool.layout)
         slot = pool.acquire()
         rows = fill_slot(slot, split, query_start_loc, self.inputs, fill)
-        pool.publish(slot, _used_elements(slot, split), fill.first_sent)
+        pool.publish(slot, used_elements(pool.layout, split, rows.conv), fill.first_sent)
         self._stats.table_kernels += fill.launch(slot.device_buffer, split.num_prefills)
         self._stats.prefill_steps += split.num_prefills > 0
         self._stats.plans_built += 1
@@ -54,18 +61,13 @@ class GDNStep:
         check_capacity(split, self._pools.prefill.layout)
         slot = self._pools.decode.acquire()
         fill_decode_slot(slot, split, self.inputs)
-        self._pools.decode.publish(slot, _used_elements(slot, split))
+        self._pools.decode.publish(slot, used_elements(slot.layout, split))
         return DecodePlan(split, slot)
 
     def count_build(self, host_ns: int, reused: bool) -> None:
         """Count one group's build in a prefill step; ``reused`` if the plan was already there."""
         self._stats.plans_reused += reused
         self._stats.host_ns += host_ns
-
-
-def _used_elements(slot: PoolSlot, split: BatchSplit) -> int:
-    """How far a step sends its slot: the token indices, which come last, only as far as filled."""
-    return slot.layout.num_fixed + (0 if split.spec is None else split.num_tokens)
 
 
 class GDNSteps:

@@ -44,8 +44,8 @@ SHARED_FIELDS = (
 )
 
 
-def assert_same(workload: Workload) -> None:
-    theirs, ours = Theirs(workload), Ours(workload)
+def assert_same(workload: Workload, ours_cls: type[Ours] = Ours) -> None:
+    theirs, ours = Theirs(workload), ours_cls(workload)
     expected = theirs.step(theirs.batch.common_metadata())
     found = ours.step(ours.batch.common_metadata())
     for group, (want, got) in enumerate(zip(expected, found, strict=True)):
@@ -254,6 +254,25 @@ def test_a_dummy_step_names_no_live_block(workload):
     metadata = ours.step(ours.batch.common_metadata())[0]
     indices = metadata.spec_state_indices_tensor
     assert (metadata.non_spec_state_indices_tensor if indices is None else indices).any()
+
+
+@pytest.mark.parametrize("num_spec", [0, 3])
+def test_a_graph_is_captured_for_decodes(num_spec):
+    # vLLM's dummy batch for it: each request has as many tokens as it ever had.
+    rows = 8
+    workload = Workload(
+        "capture",
+        [1 + num_spec] * rows,
+        [0] * rows,
+        [num_spec] * rows if num_spec else [],
+        full_graph=True,
+    )
+    ours = Ours(workload)
+    with ours.steps.idle(), ours.steps.open():
+        for builder, common in zip(ours.builders, ours.batch.common_metadata(), strict=True):
+            metadata = builder.build_for_cudagraph_capture(common)
+            assert metadata.num_prefills == 0
+            assert metadata.num_decodes + metadata.num_spec_decodes == rows
 
 
 @pytest.mark.parametrize("workload", [DECODE_WORKLOADS[3], DECODE_WORKLOADS[4]], ids=["", "MTP"])

@@ -47,7 +47,7 @@ def test_each_table_is_a_view_of_its_own_place():
     assert tables.spec_state_indices.shape == (3, 5, 3)
     for name, place in layout.places.items():
         buffer.zero_()
-        getattr(tables, name).fill_(True)
+        getattr(tables, name).fill_(-1)  # every bit of an integer
         touched = buffer.nonzero().flatten().tolist()
         assert touched == list(range(place.start, place.stop)), name
 

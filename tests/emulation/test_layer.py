@@ -13,9 +13,10 @@ import allocating_operators
 import ascend_gdn.fla.ascend.chunk
 import ascend_gdn.fla.ascend.gdn
 from ascend_gdn.attention.metadata import GDNContractError
-from ascend_layers import WIDTH, Activations, LayerSizes, forward_context, our_layer, stock_layer
+from ascend_layers import forward_context, our_layer, stock_layer
 from ascend_workloads import Ours, Theirs
 from emulated_npu.schemas import NAMESPACE
+from lone_layers import WIDTH, Activations, LayerSizes
 from workloads import Workload
 
 from .reference import convolution, delta_rule

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One GDN layer's prefill forward on CUDA: ours against vLLM 0.23.0's, in one run.
+
+    benchmarks/bench_cuda_layer_host_time.py [--rounds 15] [--json FILE]
+
+Both launch the same kernels, with sixteen key and thirty-two value heads of 128, as Qwen3-Next has
+on one rank. "host" is what the host does until it is free again, "all" the time until the device is
+done, both a call over several calls in a row. Below some thousand tokens the host is what counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from time import perf_counter_ns
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from cuda_layers import forward_context, our_layer, stock_layer
+from lone_layers import Activations, LayerSizes
+from workloads import OursOnCuda, Side, Theirs, Workload, prefills
+
+DEVICE = torch.device("cuda")
+SIZES = LayerSizes()
+BLOCKS = 1 + 256 * 4  # of the first group
+CALLS_PER_ROUND = 20
+WORKLOADS = (
+    prefills("1 x 128", [128]),
+    prefills("1 x 512", [512]),
+    Workload("1 x 512, second chunk", [512], [512]),
+    prefills("16 x 512", [512] * 16),
+    Workload("48 decodes + 16 x 480", [1] * 48 + [480] * 16, [700] * 48 + [0] * 16),
+    Workload(
+        "MTP: 12 speculative x 4 + 1 x 512", [4] * 12 + [512], [700] * 12 + [0], [3] * 12 + [-1]
+    ),
+)
+
+
+class Layer:
+    """One side: a layer, and a step's metadata for it."""
+
+    def __init__(self, side: Side, layer: torch.nn.Module) -> None:
+        self.metadata = side.step(side.batch.common_metadata())[0]
+        self.layer = layer
+        self.arguments = Activations.of(SIZES, side.batch.workload.num_tokens).to(DEVICE)
+
+    def microseconds_a_call(self) -> tuple[float, float]:
+        """The host's, and all."""
+        torch.cuda.synchronize()
+        with forward_context(self.metadata):
+            started = perf_counter_ns()
+            for _ in range(CALLS_PER_ROUND):
+                self.layer._forward_core(*self.arguments.arguments())
+            host = perf_counter_ns() - started
+            torch.cuda.synchronize()
+            both = perf_counter_ns() - started
+        return host / CALLS_PER_ROUND / 1e3, both / CALLS_PER_ROUND / 1e3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+    table = Table(title=f"One GDN layer's forward, microseconds, {torch.cuda.get_device_name()}")
+    for column in ("workload", "vLLM: host", "all", "ours: host", "all", "ratio: host", "all"):
+        table.add_column(column, justify="left" if column == "workload" else "right")
+    results = {}
+    for workload in WORKLOADS:
+        spec = workload.num_spec
+        with torch.inference_mode():
+            sides = (
+                Layer(Theirs(workload, DEVICE), stock_layer(SIZES, spec, BLOCKS, DEVICE)),
+                Layer(OursOnCuda(workload, DEVICE), our_layer(SIZES, spec, BLOCKS, DEVICE)),
+            )
+            for side in sides:
+                side.microseconds_a_call()  # tunes and compiles
+            rounds = [
+                [time for side in sides for time in side.microseconds_a_call()]
+                for _ in range(arguments.rounds)
+            ]
+        medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
+        ratios = [statistics.median(row[i] / row[i + 2] for row in rounds) for i in (0, 1)]
+        names = ("vllm_host_us", "vllm_all_us", "host_us", "all_us", "host_ratio", "all_ratio")
+        results[workload.name] = dict(zip(names, [*medians, *ratios], strict=True))
+        table.add_row(
+            workload.name,
+            *(f"{each:.0f}" for each in medians),
+            *(f"{each:.2f}x" for each in ratios),
+        )
+    Console(width=110).print(table)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

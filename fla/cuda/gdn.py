@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GDN layer on CUDA: vLLM's, but for the prefills that our builder planned.
+
+State layouts are vLLM's: convolution [blocks, W - 1 + num_spec, conv_dim] (or its transpose),
+recurrent [blocks, Hv, V, K].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from vllm.forward_context import get_forward_context
+from vllm.model_executor.layers.fla.ops import fused_sigmoid_gating_delta_rule_update
+from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
+from vllm.model_executor.layers.mamba.mamba_utils import is_conv_state_dim_first
+from vllm.model_executor.layers.mamba.ops.causal_conv1d import causal_conv1d_update
+
+from ascend_gdn.attention.cuda import StepCudaGDNAttentionBackend
+from ascend_gdn.attention.metadata import require_prefill_meta
+from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata, require_step_metadata
+from ascend_gdn.fla.cuda.chunk import ChunkGatedDeltaRule
+from ascend_gdn.fla.cuda.conv import CausalConv1d, PostConv
+
+
+class StepCudaGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
+    """vLLM's layer, its prefill driven by the step's metadata.
+
+    With ``gdn_prefill_backend`` "flashinfer" the forward is vLLM's own, over that metadata.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.make_kernels()
+
+    def make_kernels(self) -> None:
+        """Make the launchers of the prefill's kernels, once the layer's sizes are set."""
+        sizes = (
+            self.num_k_heads // self.tp_size,
+            self.num_v_heads // self.tp_size,
+            self.head_k_dim,
+            self.head_v_dim,
+        )
+        self.causal_conv1d = CausalConv1d(
+            self.conv1d.weight.shape[-1], self.activation, self.conv1d.bias is not None
+        )
+        self.post_conv = PostConv(*sizes)
+        self.chunk_rule = ChunkGatedDeltaRule(*sizes)
+
+    def get_attn_backend(self) -> type[StepCudaGDNAttentionBackend]:
+        return StepCudaGDNAttentionBackend
+
+    def _forward_core(
+        self,
+        mixed_qkv: torch.Tensor,
+        b: torch.Tensor,
+        a: torch.Tensor,
+        core_attn_out: torch.Tensor,
+    ) -> None:
+        """Convolution and delta rule of one step.
+
+        Args:
+            mixed_qkv: [tokens, conv_dim] packed q, k, v of the rank's heads.
+            b: [tokens, value heads], before the sigmoid.
+            a: [tokens, value heads], decay input.
+            core_attn_out: [tokens, value heads, V], written; rows past the step's tokens are not.
+        """
+        attn_metadata = get_forward_context().attn_metadata
+        if attn_metadata is None:  # vLLM's profile run
+            if self.gdn_prefill_backend == "triton" and not self._prefill_kernels_warmed_up:
+                self._warm_up(mixed_qkv)
+            super()._forward_core(mixed_qkv, b, a, core_attn_out)
+            return
+        metadata = require_step_metadata(attn_metadata[self.prefix], layer=self.prefix)
+        if metadata.num_prefills == 0:
+            super()._forward_core(mixed_qkv, b, a, core_attn_out)
+            return
+        if self.gdn_prefill_backend != "triton":
+            require_prefill_meta(
+                metadata.non_spec_prefill_fallback_meta,
+                layer=self.prefix,
+                num_tokens=metadata.num_prefill_tokens,
+                num_seqs=metadata.num_prefills,
+            )
+            super()._forward_core(mixed_qkv, b, a, core_attn_out)
+            return
+        spec = metadata.num_spec_decode_tokens
+        tokens = spec + metadata.num_decode_tokens + metadata.num_prefill_tokens
+        if spec == 0:
+            out = core_attn_out
+            if mixed_qkv.shape[0] > tokens:  # padded
+                mixed_qkv, b, a, out = (t[:tokens] for t in (mixed_qkv, b, a, out))
+            self._non_spec(mixed_qkv, b, a, out, metadata)
+        elif metadata.spec_first:
+            self._spec(mixed_qkv[:spec], b[:spec], a[:spec], core_attn_out[:spec], metadata)
+            part = slice(spec, tokens)
+            self._non_spec(mixed_qkv[part], b[part], a[part], core_attn_out[part], metadata)
+        else:
+            for rows, forward in (
+                (metadata.spec_token_indx, self._spec),
+                (metadata.non_spec_token_indx, self._non_spec),
+            ):
+                out = core_attn_out.new_empty(len(rows), *core_attn_out.shape[1:])
+                x, own_b, own_a = (t.index_select(0, rows) for t in (mixed_qkv, b, a))
+                forward(x, own_b, own_a, out, metadata)
+                core_attn_out[rows] = out
+
+    def _conv_state(self) -> torch.Tensor:
+        """[blocks, conv_dim, W - 1 + num_spec]"""
+        conv_state = self.kv_cache[0]
+        return conv_state if is_conv_state_dim_first() else conv_state.transpose(-1, -2)
+
+    def _non_spec(
+        self,
+        mixed_qkv: torch.Tensor,
+        b: torch.Tensor,
+        a: torch.Tensor,
+        out: torch.Tensor,
+        metadata: StepGDNAttentionMetadata,
+    ) -> None:
+        """Decodes first, then prefills; one convolution for both."""
+        conv1d = self.conv1d
+        mixed_qkv = self.causal_conv1d(
+            mixed_qkv, conv1d.weight, conv1d.bias, self._conv_state(), metadata
+        )
+        decodes = metadata.num_decode_tokens
+        if decodes > 0:
+            self._recurrent(
+                mixed_qkv[:decodes],
+                b[:decodes],
+                a[:decodes],
+                out[:decodes],
+                metadata.non_spec_query_start_loc[: decodes + 1],
+                metadata.non_spec_state_indices_tensor,
+            )
+            mixed_qkv, b, a, out = (t[decodes:] for t in (mixed_qkv, b, a, out))
+        q, k, v, g, beta = self.post_conv(mixed_qkv, a, b, self.A_log, self.dt_bias)
+        ssm_state, blocks = self.kv_cache[1], metadata.prefill_state_indices
+        initial_state = None
+        if not metadata.prefills_start_fresh:
+            initial_state = ssm_state.index_select(0, blocks)
+            empty = ~metadata.prefill_has_initial_state
+            initial_state.masked_fill_(empty.view(-1, 1, 1, 1), 0)
+        final_state = self.chunk_rule(
+            q,
+            k,
+            v,
+            g,
+            beta,
+            initial_state,
+            out,
+            meta=metadata.non_spec_prefill_fallback_meta,
+            num_seqs=blocks.shape[0],
+            layer=self.prefix,
+        )
+        ssm_state.index_copy_(0, blocks, final_state.to(ssm_state.dtype))
+
+    def _spec(
+        self,
+        mixed_qkv: torch.Tensor,
+        b: torch.Tensor,
+        a: torch.Tensor,
+        out: torch.Tensor,
+        metadata: StepGDNAttentionMetadata,
+    ) -> None:
+        """Requests that verify drafts."""
+        states, accepted = metadata.spec_state_indices_tensor, metadata.num_accepted_tokens
+        weight = self.conv1d.weight
+        mixed_qkv = causal_conv1d_update(
+            mixed_qkv,
+            self._conv_state(),
+            weight.view(weight.shape[0], weight.shape[-1]),
+            self.conv1d.bias,
+            self.activation,
+            conv_state_indices=states[:, 0],
+            num_accepted_tokens=accepted,
+            query_start_loc=metadata.spec_query_start_loc,
+            max_query_len=states.shape[-1],
+        )
+        self._recurrent(mixed_qkv, b, a, out, metadata.spec_query_start_loc, states, accepted)
+
+    def _recurrent(
+        self,
+        mixed_qkv: torch.Tensor,
+        b: torch.Tensor,
+        a: torch.Tensor,
+        out: torch.Tensor,
+        query_start_loc: torch.Tensor,
+        state_indices: torch.Tensor,
+        num_accepted_tokens: torch.Tensor | None = None,
+    ) -> None:
+        """Write ``out``, and advance the recurrent states token by token."""
+        q, k, v = self.rearrange_mixed_qkv(mixed_qkv)
+        o, _ = fused_sigmoid_gating_delta_rule_update(
+            A_log=self.A_log,
+            a=a,
+            b=b,
+            dt_bias=self.dt_bias,
+            q=q,
+            k=k,
+            v=v,
+            initial_state=self.kv_cache[1],
+            inplace_final_state=True,
+            cu_seqlens=query_start_loc,
+            ssm_state_indices=state_indices,
+            num_accepted_tokens=num_accepted_tokens,
+            use_qk_l2norm_in_kernel=True,
+        )
+        out.copy_(o.squeeze(0))
+
+    def _warm_up(self, mixed_qkv: torch.Tensor) -> None:
+        """Tune and compile, before the KV cache takes the memory and a request has to wait."""
+        x = torch.zeros(64, mixed_qkv.shape[1], dtype=mixed_qkv.dtype, device=mixed_qkv.device)
+        gates = x[:, : self.num_v_heads // self.tp_size].contiguous()
+        q, k, v, g, beta = self.post_conv(x, gates, gates, self.A_log, self.dt_bias)
+        tables = torch.tensor([0, 64, 0, 0, 0, 1], dtype=torch.int32, device=x.device)
+        state = torch.zeros(
+            1, *self.get_state_shape()[1], dtype=self.get_state_dtype()[1], device=x.device
+        )
+        for initial_state in (state, None):
+            self.chunk_rule.run(
+                q, k, v, g, beta, initial_state, torch.empty_like(v),
+                tables[:2], tables[2:4].view(1, 2), tables[4:],
+            )  # fmt: skip

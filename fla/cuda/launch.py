@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Launching vLLM's Triton kernels without the layers of Python above them.
+
+A GDN layer launches eight kernels of a few microseconds each, and every prefill step runs dozens of
+layers: what the host does for a launch is what a short prompt waits for. vLLM launches them through
+wrappers that check, copy and recompute what the step's metadata guarantees, then through Triton's
+heuristics and autotuner, which look the same configuration up each time, then through its binder,
+which looks the same compiled kernel up: benchmarks/bench_cuda_launch.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from triton.runtime import driver
+from triton.runtime.autotuner import Autotuner, Heuristics
+from triton.runtime.jit import JITFunction
+
+Grid = tuple[int, int, int]
+
+
+def current_stream(device: torch.device) -> int:
+    """The current stream of ``device``, as the launchers take it."""
+    return driver.active.get_current_stream(device.index)
+
+
+class BoundKernel:
+    """A Triton kernel for arguments that always have the same types.
+
+    It is compiled by Triton as ever, and found again by just what Triton 3.6 compiles for: whether
+    an address or a number is divisible by 16, whether a number is 1, what is missing.
+
+    Args:
+        kernel: Without heuristics and tuner.
+        constants: Compile-time arguments and options, by name, but for those passed in a launch.
+    """
+
+    def __init__(self, kernel: JITFunction, **constants: Any) -> None:
+        self._kernel = kernel
+        self._constants = constants
+        self._compiled: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+        self._pointers: list[int] | None = None
+
+    def __call__(self, grid: Grid, stream: int, *args: Any) -> None:
+        """Launch.
+
+        Args:
+            grid: Programs.
+            stream: The current stream.
+            args: The kernel's first, in its order.
+        """
+        if self._pointers is None:
+            self._classify(args)
+        assert self._pointers is not None
+        values = list(args)
+        key: list[Any] = [values[i] for i in self._compile_time]
+        for i in self._pointers:
+            tensor = values[i]
+            if tensor is None:
+                key.append(None)
+            else:
+                address = values[i] = tensor.data_ptr()
+                key.append(address & 15 == 0)
+        for i in self._integers:
+            number = values[i]
+            key.append(-1 if number == 1 else number & 15 == 0)
+        found = self._compiled.get(tuple(key))
+        if found is not None:
+            launch, function, metadata, rest = found
+            # As CompiledKernel.__getitem__ (triton/compiler/compiler.py, 3.6) launches it, without
+            # the hooks of Triton's own profiler.
+            launch(*grid, stream, function, metadata, None, None, None, *values, *rest)
+            return
+        compiled = self._kernel.run(*args, grid=grid, warmup=False, **self._constants)
+        rest = [self._constants[param.name] for param in self._kernel.params[len(args) :]]
+        self._compiled[tuple(key)] = (
+            compiled.run,
+            compiled.function,
+            compiled.packed_metadata,
+            rest,
+        )
+
+    def _classify(self, args: tuple[Any, ...]) -> None:
+        self._compile_time: list[int] = []
+        self._integers: list[int] = []
+        self._pointers = []
+        for i, (param, arg) in enumerate(zip(self._kernel.params, args, strict=False)):
+            if param.is_constexpr:
+                self._compile_time.append(i)
+            elif arg is None or isinstance(arg, torch.Tensor):
+                self._pointers.append(i)
+            elif isinstance(arg, int) and not param.do_not_specialize:
+                self._integers.append(i)
+
+
+class TunedKernel:
+    """One of vLLM's autotuned kernels, for arguments that always have the same types and constants.
+
+    The first launch is Triton's own, which tunes the kernel or finds it tuned. Those after it reuse
+    what was chosen then. Tuning runs the kernel many times: no argument may be read and written.
+
+    Args:
+        kernel: ``heuristics(autotune(jit(…)))``, as vLLM's FLA operators decorate theirs.
+        constants: Compile-time arguments, but for those that the heuristics or the tuner add.
+    """
+
+    def __init__(self, kernel: Heuristics, **constants: Any) -> None:
+        tuner = kernel.fn
+        if not isinstance(tuner, Autotuner) or not isinstance(tuner.fn, JITFunction):
+            raise TypeError(
+                f"TunedKernel: got {type(kernel).__name__} of {type(tuner).__name__}, expected "
+                "Heuristics of Autotuner of JITFunction: vLLM's kernel is decorated otherwise than "
+                "in 0.23.0"
+            )
+        self._kernel, self._tuner = kernel, tuner
+        self._constants = constants
+        self._chosen: dict[str, Any] | None = None
+        self._bound: dict[tuple[Any, ...], BoundKernel] = {}
+
+    def __call__(
+        self, grid: Callable[[dict[str, Any]], Grid], stream: int, *args: Any, **decided: Any
+    ) -> None:
+        """Launch.
+
+        Args:
+            grid: The grid, given the compile-time arguments.
+            stream: The current stream.
+            args: The kernel's own, in its order.
+            decided: What the heuristics decide, where that is not the same in each launch.
+        """
+        if self._chosen is not None:
+            variant = tuple(decided.values())
+            bound = self._bound.get(variant)
+            if bound is None:
+                bound = BoundKernel(self._tuner.fn, **(self._chosen | decided))
+                self._bound[variant] = bound
+            bound(grid(self._chosen), stream, *args)
+            return
+        self._kernel[grid](*args, **self._constants)
+        named = {**dict(zip(self._tuner.arg_names, args, strict=False)), **self._constants}
+        given = {name: value(named) for name, value in self._kernel.values.items()}
+        self._chosen = {**self._constants, **given, **self._tuner.best_config.all_kwargs()}

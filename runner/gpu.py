@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CUDA: vLLM's GPU worker and model runner with step-scoped GDN metadata."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+from vllm.v1.worker.gpu_worker import Worker
+
+from ascend_gdn.runner.compat import check_seams
+from ascend_gdn.runner.gpu_compat import gpu_seams
+from ascend_gdn.runner.model_runner import StepModelRunnerMixin
+from ascend_gdn.runner.validation import has_gdn_layers, raise_if_refused
+from ascend_gdn.runner.worker import StepWorkerMixin
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
+
+
+class StepGPUModelRunner(StepModelRunnerMixin, GPUModelRunner):
+    """vLLM's model runner, opening a GDN step around each metadata build."""
+
+
+class GPUWorker(StepWorkerMixin, Worker):
+    """``--worker-cls ascend_gdn.runner.GPUWorker``."""
+
+    device_type = "cuda"
+
+    def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
+        if has_gdn_layers(vllm_config):
+            check_seams(gpu_seams())
+            refuse_unsupported_on_gpu(vllm_config)
+        super().__init__(vllm_config, *args, **kwargs)
+
+    def gdn_layer_cls(self) -> type[QwenGatedDeltaNetAttention]:
+        # It builds on Triton kernels, which are there only where Triton is.
+        from ascend_gdn.fla.cuda.gdn import StepCudaGatedDeltaNetAttention
+
+        return StepCudaGatedDeltaNetAttention
+
+    def make_model_runner(self) -> StepGPUModelRunner:
+        return StepGPUModelRunner(self.vllm_config, self.device)
+
+
+def refuse_unsupported_on_gpu(vllm_config: VllmConfig) -> None:
+    """Raise ``ValueError`` naming what this worker does not support on CUDA."""
+    backend = vllm_config.additional_config.get("gdn_prefill_backend", "auto")
+    raise_if_refused(
+        [
+            (
+                # It makes tables of its own on the device (prepare_metadata_cutedsl in
+                # model_executor/layers/mamba/ops/gdn_chunk_cutedsl, 0.23.0).
+                str(backend).strip().lower() == "cutedsl",
+                "got gdn_prefill_backend='cutedsl', expected 'triton' or 'flashinfer'; pass "
+                "--gdn-prefill-backend triton",
+            )
+        ]
+    )
