@@ -14,8 +14,10 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+if TYPE_CHECKING:  # benchmarks/serving runs where rich is not installed
+    from rich.console import Console
 
 
 class ServerError(RuntimeError):
@@ -89,7 +91,7 @@ class Server:
         finally:
             signal.signal(signal.SIGINT, previous)
 
-    def wait_until_healthy(self, console: Console, timeout: float) -> float:
+    def wait_until_healthy(self, console: "Console", timeout: float) -> float:
         """Returns the seconds it took; raises ServerError if it dies or ``timeout`` passes."""
         start, reported = time.monotonic(), 0.0
         with console.status("starting the server") as status:

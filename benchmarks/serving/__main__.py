@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serve MODEL with vLLM's own worker and with ours, and compare TTFT, TPOT and tokens a second.
+
+    PYTHONPATH=benchmarks python -m serving --model DIR --worker-cls ascend_gdn.runner.GPUWorker \\
+        --out results [--shape seed|ttft|both] [--seed-flags] -- ENGINE_ARGS...
+
+The protocol of vLLM-Ascend PR #7756: each server is started once, warmed up, and takes 5 rounds of
+64 prompts, 16 at a time, 1500 tokens each; the means are over the last 4. Both servers are up at
+once and take turns, stock, ours, stock, ours, so that a machine's drift falls on both; only one is
+under load at a time. Where a device cannot hold both, --servers turns starts them one after the
+other, and --starts 2 makes that A B A B. Everything after -- goes to both servers.
+"""
+
+import argparse
+import json
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from serving.client import Client, make_client
+from serving.loads import TTFT_CONCURRENCIES, TTFT_PROMPTS, Load, seed_load, ttft_loads
+from serving.machine import machine
+from serving.plot import plot
+from serving.report import (
+    Round,
+    RoundFailedError,
+    checked_round,
+    rounds_as_json,
+    summary,
+    table,
+)
+from serving.servers import OURS, SIDES, STOCK, ServerError, VLLMServer, with_defaults
+
+
+class Comparison:
+    """The rounds so far, and the file that they are kept in."""
+
+    def __init__(self, options: argparse.Namespace, loads: list[Load]) -> None:
+        self.options, self.loads = options, loads
+        self.engine_args = with_defaults(
+            options.engine_args, options.servers == "both", options.seed_flags
+        )
+        self.rounds: list[Round] = []
+        self.about: dict[str, Any] = {
+            "date": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            "model": Path(options.model).name,
+            "model_config": json.loads(Path(options.model, "config.json").read_text()),
+            "worker_cls": {STOCK: None, OURS: options.worker_cls},
+            "engine_args": self.engine_args,
+            "servers": options.servers,
+            "starts": options.starts,
+            "loads": [vars(load) for load in loads],
+            "start_seconds": {side: [] for side in SIDES},
+        }
+
+    def run(self) -> None:
+        client = make_client(self.options.model, self.options.out / "client.log")
+        for start in range(self.options.starts):
+            together = [SIDES] if self.options.servers == "both" else [(side,) for side in SIDES]
+            for sides in together:
+                with ExitStack() as stack:
+                    # One after the other: each looks at the memory that is free when it starts.
+                    servers = [self._started(stack, side, start) for side in sides]
+                    self._measure(client, servers, start)
+        self.about["machine"] = machine()
+
+    def _started(self, stack: ExitStack, side: str, start: int) -> VLLMServer:
+        log = self.options.out / f"server-{side}-{start}.log"
+        worker_cls = self.about["worker_cls"][side]
+        server = VLLMServer(side, self.options.model, worker_cls, self.engine_args, log)
+        print(f"starting {side}: {' '.join(server.command[1:])}", flush=True)
+        seconds = stack.enter_context(server).wait(self.options.start_timeout)
+        print(f"{side} is up after {seconds:.0f} s", flush=True)
+        self.about["start_seconds"][side].append(round(seconds, 1))
+        return server
+
+    def _measure(self, client: Client, servers: list[VLLMServer], start: int) -> None:
+        for number, load in enumerate(self.loads):
+            # New prompts in each round, so that no cache has them; the same for both sides.
+            seeds = iter(range(1000 * number, 1000 * (number + 1)))
+            seed = next(seeds)
+            for server in servers:
+                self._round(client, server, load.warm_up(), start, 0, seed)
+            for index in range(self.options.rounds):
+                seed = next(seeds)
+                self.rounds += [
+                    self._round(client, server, load, start, index, seed) for server in servers
+                ]
+                self.write(complete=False)
+        for server in servers:
+            if server.side == OURS:
+                self.about["gdn_stats"] = server.call_workers("gdn_stats")
+
+    def _round(
+        self, client: Client, server: VLLMServer, load: Load, start: int, index: int, seed: int
+    ) -> Round:
+        began = time.monotonic()
+        result = client(server.port, load, seed)
+        server.check_alive()
+        done = checked_round(result, load, start, index, server.side)
+        figures = ", ".join(f"{key} {value:.2f}" for key, value in done.metrics.items())
+        print(
+            f"[{time.monotonic() - began:5.1f} s] {load.name}, round {index + 1}, "
+            f"{server.side}: {figures}",
+            flush=True,
+        )
+        return done
+
+    def write(self, complete: bool) -> dict[str, Any]:
+        """Write results.json; returns the summary."""
+        figures = summary(self.rounds, self.loads, SIDES)
+        content = self.about | {
+            "complete": complete,
+            "summary": figures,
+            "rounds": rounds_as_json(self.rounds),
+        }
+        (self.options.out / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+        return figures
+
+    def plot(self, figures: dict[str, Any]) -> None:
+        about = self.about
+        title = f"{about['model']} on {about['machine']['device']}, {about['date']}"
+        try:
+            plot(self.rounds, figures, self.loads, SIDES, title, self.options.out / "results.png")
+        except ImportError:
+            print("no plot: matplotlib is not installed")
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m serving",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--model", required=True, help="a folder with config.json and a tokenizer")
+    add("--worker-cls", required=True, help="of our side: ascend_gdn.runner.{GPU,NPU,CPU}Worker")
+    add("--out", type=Path, required=True, help="a folder for results.json, results.png and logs")
+    add("--shape", choices=("seed", "ttft", "both"), default="both")
+    add("--seed-flags", action="store_true", help="async scheduling, full decode graphs, MTP of 3")
+    add("--servers", choices=("both", "turns"), default="both", help="up at once, or in turn")
+    add("--starts", type=int, default=1, help="how often each server is started")
+    add("--rounds", type=int, default=5, help="of each load in a start; the first is dropped")
+    add("--input-len", type=int, default=1500, help="tokens of a prompt in the seed's load")
+    add("--output-len", type=int, default=1500)
+    add("--num-prompts", type=int, default=64)
+    add("--max-concurrency", type=int, default=16)
+    add("--ttft-prompts", type=int, nargs="+", default=TTFT_PROMPTS, help="their lengths")
+    add("--ttft-concurrency", type=int, nargs="+", default=TTFT_CONCURRENCIES)
+    add("--start-timeout", type=float, default=900, help="seconds")
+    add("engine_args", nargs="*", metavar="ENGINE_ARG", help="for both servers, after --")
+    ours, engine_args = arguments, []
+    if "--" in arguments:
+        at = arguments.index("--")
+        ours, engine_args = arguments[:at], arguments[at + 1 :]
+    options = parser.parse_args(ours)
+    if options.engine_args:
+        parser.error(f"engine arguments come after --: {' '.join(options.engine_args)}")
+    options.engine_args = engine_args
+    if options.rounds < 2:
+        parser.error("--rounds: give at least 2, since the first is dropped")
+    if not Path(options.model, "config.json").is_file():
+        parser.error(f"--model: there is no {options.model}/config.json")
+    return options
+
+
+def main() -> int:
+    options = parse(sys.argv[1:])
+    # The servers are ended on the way out, so a termination must be an exception, like Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    loads = []
+    if options.shape in ("seed", "both"):
+        loads.append(
+            seed_load(
+                options.input_len, options.output_len, options.num_prompts, options.max_concurrency
+            )
+        )
+    if options.shape in ("ttft", "both"):
+        loads += ttft_loads(options.ttft_prompts, options.ttft_concurrency)
+    options.out.mkdir(parents=True, exist_ok=True)
+    comparison = Comparison(options, loads)
+    try:
+        comparison.run()
+    except (ServerError, RoundFailedError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        if isinstance(error, ServerError) and options.servers == "both":
+            print(
+                "If the device cannot hold both engines, give a lower --gpu-memory-utilization "
+                "after --, or --servers turns.",
+                file=sys.stderr,
+            )
+        return 1
+    figures = comparison.write(complete=True)
+    comparison.plot(figures)
+    print(table(figures, SIDES))
+    print(f"\nall figures: {options.out / 'results.json'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

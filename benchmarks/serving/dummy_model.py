@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a model folder without weights, for --load-format dummy: config.json and a tokenizer.
+
+    PYTHONPATH=benchmarks python -m serving.dummy_model OUTDIR qwen3_5 [--experts 64 --layers 40]
+
+The sizes are those of Qwen3.5-35B-A3B and Qwen3-Next-80B-A3B but for what the options change; the
+MTP layer is there, and Qwen3.5's vision tower is next to nothing. The tokenizer knows a part of the
+vocabulary: the other tokens, which dummy weights do produce, are empty text.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).parents[2] / "examples"))
+
+from tiny_checkpoint import TinySizes, model_config
+from tiny_qwen3_5 import PROCESSOR_FILES
+from tiny_tokenizer import (
+    LARGEST_VOCABULARY,
+    TOKEN_IDS,
+    tiny_qwen3_5_tokenizer,
+    tiny_tokenizer,
+)
+
+# Hugging Face: Qwen/Qwen3.5-35B-A3B and Qwen/Qwen3-Next-80B-A3B-Instruct.
+PUBLIC_SIZES: dict[str, dict[str, int]] = {
+    "qwen3_5": {"layers": 40, "experts": 256, "experts_per_token": 8, "vocab_size": 248320},
+    "qwen3_next": {"layers": 48, "experts": 512, "experts_per_token": 10, "vocab_size": 151936},
+}
+
+
+def dummy_config(
+    family: str, layers: int, experts: int, experts_per_token: int, vocab_size: int
+) -> dict[str, Any]:
+    """The config.json; raises ValueError for sizes that no model can have."""
+    if not 1 <= experts_per_token <= experts:
+        raise ValueError(f"{experts_per_token} experts per token, and there are {experts}")
+    sizes = TinySizes(
+        family=family,
+        layers=layers,
+        experts=experts,
+        hidden_size=2048,
+        full_attention_interval=4,
+        key_heads=16,
+        value_heads=32,
+        head_dim=128,
+        attention_heads=16,
+        attention_kv_heads=2,
+        attention_head_dim=256,
+        max_positions=262144,
+    )
+    config: dict[str, Any] = model_config(sizes)
+    text = config["text_config"] if family == "qwen3_5" else config
+    text["vocab_size"] = vocab_size
+    text["num_experts_per_tok"] = experts_per_token
+    text["moe_intermediate_size"] = text["shared_expert_intermediate_size"] = 512
+    if family == "qwen3_5":
+        text["rope_parameters"]["rope_theta"] = 1e7
+    else:
+        text["rope_theta"] = 1e7
+        text["intermediate_size"] = 5120
+    return config
+
+
+def write_dummy_model(out: Path, config: dict[str, Any], family: str) -> None:
+    """Write the folder ``out``, which may be there already if it holds no weights."""
+    if any(out.glob("*.safetensors")):
+        raise ValueError(f"{out} holds weights: give another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    text = config.get("text_config", config)
+    make_tokenizer = tiny_qwen3_5_tokenizer if family == "qwen3_5" else tiny_tokenizer
+    known = min(text["vocab_size"], LARGEST_VOCABULARY)
+    make_tokenizer(known, text["max_position_embeddings"]).save_pretrained(out)
+    files = {"config.json": config, "generation_config.json": TOKEN_IDS}
+    if family == "qwen3_5":
+        files |= PROCESSOR_FILES
+    for name, content in files.items():
+        (out / name).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def weights_gigabytes(config: dict[str, Any]) -> float:
+    """What the experts and the embeddings take in bfloat16: nearly all there is."""
+    text = config.get("text_config", config)
+    hidden, expert = text["hidden_size"], text["moe_intermediate_size"]
+    layers = text["num_hidden_layers"] + 1  # and the MTP layer
+    experts = layers * text["num_experts"] * 3 * hidden * expert
+    return 2 * (experts + 2 * text["vocab_size"] * hidden) / 1e9
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Write a model folder without weights.")
+    parser.add_argument("outdir", type=Path)
+    parser.add_argument("family", choices=PUBLIC_SIZES)
+    for name in PUBLIC_SIZES["qwen3_5"]:
+        defaults = ", ".join(f"{family}: {sizes[name]}" for family, sizes in PUBLIC_SIZES.items())
+        option = "--" + name.replace("_", "-")
+        parser.add_argument(
+            option, type=int, help=f"default: that of the public model ({defaults})"
+        )
+    options = parser.parse_args()
+    sizes = {
+        name: public if getattr(options, name) is None else getattr(options, name)
+        for name, public in PUBLIC_SIZES[options.family].items()
+    }
+    try:
+        config = dummy_config(options.family, **sizes)
+        write_dummy_model(options.outdir, config, options.family)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.outdir}: experts and embeddings of {weights_gigabytes(config):.1f} GB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

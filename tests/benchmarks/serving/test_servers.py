@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the servers are started with."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from serving.servers import VLLMServer, with_defaults
+
+
+def test_two_engines_on_one_device_share_its_memory():
+    assert with_defaults([], both_up=True, seed_flags=False) == ["--gpu-memory-utilization", "0.45"]
+    assert with_defaults([], both_up=False, seed_flags=False) == []
+
+
+@pytest.mark.parametrize(
+    "given", [["--gpu-memory-utilization", "0.3"], ["--gpu-memory-utilization=0.3"]]
+)
+def test_the_callers_share_is_left_alone(given):
+    assert with_defaults(given, both_up=True, seed_flags=False) == given
+
+
+def test_the_callers_flags_come_after_the_seeds():
+    flags = with_defaults(["--no-async-scheduling"], both_up=False, seed_flags=True)
+    assert flags[0] == "--async-scheduling"
+    assert flags[-1] == "--no-async-scheduling"
+    speculative = json.loads(flags[flags.index("--speculative-config") + 1])
+    assert speculative["num_speculative_tokens"] == 3
+
+
+def test_the_stock_server_is_told_no_worker(tmp_path):
+    stock = VLLMServer("stock", "model", None, ["--enforce-eager"], tmp_path / "log")
+    ours = VLLMServer("ascend-gdn", "model", "a.Worker", ["--enforce-eager"], tmp_path / "log")
+    assert "--worker-cls" not in stock.command
+    assert ours.command[ours.command.index("--worker-cls") + 1] == "a.Worker"
+    assert stock.command[-1] == ours.command[-1] == "--enforce-eager"
+    assert stock.port != ours.port
