@@ -160,6 +160,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     if options.engine_args:
         parser.error(f"engine arguments come after --: {' '.join(options.engine_args)}")
     options.engine_args = engine_args
+    if any(argument.replace("_", "-").startswith("--worker-cls") for argument in engine_args):
+        parser.error("--worker-cls is for our side alone: give it before --")
     if options.rounds < 2:
         parser.error("--rounds: give at least 2, since the first is dropped")
     if not Path(options.model, "config.json").is_file():

@@ -71,7 +71,7 @@ def checked_round(
     raw = {
         key: value
         for key, value in result.items()
-        if isinstance(value, (int, float, str)) or key in ("input_lens", "ttfts")
+        if isinstance(value, (int, float)) or key in ("input_lens", "ttfts")
     }
     return Round(load.name, start, index, side, metrics, raw)
 
