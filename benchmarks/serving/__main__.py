@@ -65,7 +65,6 @@ class Comparison:
                     # One after the other: each looks at the memory that is free when it starts.
                     servers = [self._started(stack, side, start) for side in sides]
                     self._measure(client, servers, start)
-        self.about["machine"] = machine()
 
     def _started(self, stack: ExitStack, side: str, start: int) -> VLLMServer:
         log = self.options.out / f"server-{side}-{start}.log"
@@ -184,8 +183,10 @@ def main() -> int:
         loads += ttft_loads(options.ttft_prompts, options.ttft_concurrency)
     options.out.mkdir(parents=True, exist_ok=True)
     comparison = Comparison(options, loads)
+    complete = False
     try:
         comparison.run()
+        complete = True
     except (ServerError, RoundFailedError) as error:
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, ServerError) and options.servers == "both":
@@ -195,7 +196,9 @@ def main() -> int:
                 file=sys.stderr,
             )
         return 1
-    figures = comparison.write(complete=True)
+    finally:
+        comparison.about["machine"] = machine()
+        figures = comparison.write(complete)
     comparison.plot(figures)
     print(table(figures, SIDES))
     print(f"\nall figures: {options.out / 'results.json'}")

@@ -6,7 +6,7 @@
 The sizes are those of Qwen3.5-35B-A3B and Qwen3-Next-80B-A3B but for what the options change; the
 MTP layer is there, and Qwen3.5's vision tower is next to nothing. The tokenizer knows a part of the
 vocabulary: the other tokens, which dummy weights do produce, are empty text. Serve Qwen3.5 with
---language-model-only: the tokenizer has no use for its images.
+--language-model-only: images are not provided for.
 """
 
 import argparse
