@@ -6,7 +6,7 @@
 
 The protocol of vLLM-Ascend PR #7756: each server is started once, warmed up, and takes 5 rounds of
 64 prompts, 16 at a time, 1500 tokens each; the means are over the last 4. Both servers are up at
-once and take turns, stock, ours, stock, ours, so that a machine's drift falls on both; only one is
+once and take turns, stock, ours, ours, stock, so that a machine's drift falls on both; only one is
 under load at a time. Where a device cannot hold both, --servers turns starts them one after the
 other, and --starts 2 makes that A B A B. Everything after -- goes to both servers.
 """
@@ -85,8 +85,11 @@ class Comparison:
                 self._round(client, server, load.warm_up(), start, 0, seed)
             for index in range(self.options.rounds):
                 seed = next(seeds)
+                # In turn also who goes first: what a first prompt of some length has compiled is on
+                # disk for the other.
+                order = servers if index % 2 == 0 else servers[::-1]
                 self.rounds += [
-                    self._round(client, server, load, start, index, seed) for server in servers
+                    self._round(client, server, load, start, index, seed) for server in order
                 ]
                 self.write(complete=False)
         for server in servers:
@@ -173,14 +176,14 @@ def main() -> int:
     # The servers are ended on the way out, so a termination must be an exception, like Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     loads = []
+    if options.shape in ("ttft", "both"):
+        loads += ttft_loads(options.ttft_prompts, options.ttft_concurrency)
     if options.shape in ("seed", "both"):
         loads.append(
             seed_load(
                 options.input_len, options.output_len, options.num_prompts, options.max_concurrency
             )
         )
-    if options.shape in ("ttft", "both"):
-        loads += ttft_loads(options.ttft_prompts, options.ttft_concurrency)
     options.out.mkdir(parents=True, exist_ok=True)
     comparison = Comparison(options, loads)
     complete = False

@@ -42,4 +42,4 @@ def plot(
             axes.set_axis_off()
     grid[0, 0].legend(fontsize=7, loc="lower left")
     figure.supxlabel("rounds in order; dotted: mean without the first of each start", fontsize=8)
-    figure.savefig(file, dpi=120)
+    figure.savefig(file, dpi=80)

@@ -24,6 +24,7 @@ class Metric:
 
 METRICS = (
     Metric("mean_ttft_ms", "mean TTFT, ms"),
+    Metric("median_ttft_ms", "median TTFT, ms"),
     Metric("p99_ttft_ms", "P99 TTFT, ms"),
     Metric("mean_tpot_ms", "mean TPOT, ms", only_decoding=True),
     Metric("output_throughput", "TPS, output tokens/s", only_decoding=True),
