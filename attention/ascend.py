@@ -104,8 +104,8 @@ class StepAscendGDNAttentionMetadataBuilder(
         if plan.split.num_decodes > 0:
             metadata.decode_actual_seq_lengths = self._decode_lengths[: plan.split.num_decodes + 1]
         if plan.spec is not None:
-            metadata.spec_actual_seq_lengths = plan.spec.actual_seq_lengths
-            metadata.spec_start_tokens = plan.spec.num_accepted_tokens
+            metadata.spec_actual_seq_lengths = plan.spec.seqs.actual_seq_lengths
+            metadata.spec_start_tokens = plan.spec.seqs.num_accepted_tokens
         return metadata
 
     def _add_group(self, metadata: Any, plan: StepPlan) -> None:
@@ -113,7 +113,7 @@ class StepAscendGDNAttentionMetadataBuilder(
         if plan.spec is None:
             return
         if not self._is_ragged(plan.split):
-            metadata.spec_token_state_indices = metadata.spec_state_indices_tensor.flatten()
+            metadata.spec_token_state_indices = plan.spec.seqs.token_state_indices[self._group]
             return
         tables, requests = plan.slot.host_tables, slice(0, metadata.num_spec_decodes)
         ragged = ragged_spec_rows(

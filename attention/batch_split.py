@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 
@@ -14,7 +13,8 @@ class Requests:
     """Some requests of a step, none without tokens."""
 
     rows: np.ndarray | slice
-    """[n] int64: row of each request in the runner's batch; a slice where all rows are taken."""
+    """[n] int64: row of each request in the runner's batch; a slice where they are one range, since
+    slices of numpy arrays take a tenth of the time that gathers do."""
     lengths: np.ndarray
     """[n] int32: tokens of each request in this step."""
     context_lens: np.ndarray
@@ -22,9 +22,6 @@ class Requests:
 
     def __len__(self) -> int:
         return len(self.lengths)
-
-
-_NO_REQUESTS = Requests(np.empty(0, np.int64), np.empty(0, np.int32), np.empty(0, np.int32))
 
 
 @dataclass(eq=False)
@@ -44,6 +41,7 @@ class BatchSplit:
     """S requests that go on from one of several saved states; None without any."""
     spec_mask: np.ndarray | None = None
     """[R] bool over the runner's rows; None where ``spec`` is."""
+    num_spec_tokens: int = 0
     num_prefills: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -56,10 +54,6 @@ class BatchSplit:
             return False
         rows = self.spec.rows
         return isinstance(rows, slice) or int(rows[-1]) == len(rows) - 1
-
-    @cached_property
-    def num_spec_tokens(self) -> int:
-        return 0 if self.spec is None else int(np.add.reduce(self.spec.lengths))
 
     @property
     def num_prefill_tokens(self) -> int:
@@ -98,21 +92,31 @@ def split_batch(
     """
     lengths = query_start_loc[1:] - query_start_loc[:-1]
     num_tokens = int(query_start_loc[-1])
+    context_lens = seq_lens - lengths
+    all_have_tokens = np.count_nonzero(lengths) == len(lengths)
     spec_mask = _spec_mask(lengths, draft_tokens, num_accepted_tokens)
-    if spec_mask is not None and np.count_nonzero(spec_mask) < len(spec_mask):
-        spec = _requests(spec_mask, lengths, seq_lens)
-        return BatchSplit(_requests(~spec_mask, lengths, seq_lens), 0, num_tokens, spec, spec_mask)
-    if np.count_nonzero(lengths) == len(lengths):
-        requests = Requests(slice(0, len(lengths)), lengths, seq_lens - lengths)
-    else:
-        requests = _requests(True, lengths, seq_lens)
     if spec_mask is not None:
-        return BatchSplit(_NO_REQUESTS, 0, num_tokens, requests, spec_mask)
+        count = int(np.count_nonzero(spec_mask))
+        if all_have_tokens and np.count_nonzero(spec_mask[:count]) == count:
+            spec = _range(0, count, lengths, context_lens)
+            others = _range(count, len(lengths), lengths, context_lens)
+            num_spec_tokens = int(query_start_loc[count])
+        else:
+            spec = _requests(spec_mask, lengths, context_lens)
+            others = _requests(~spec_mask, lengths, context_lens)
+            num_spec_tokens = int(np.add.reduce(spec.lengths))
+        return BatchSplit(others, 0, num_tokens, spec, spec_mask, num_spec_tokens)
+    if all_have_tokens:
+        requests = Requests(slice(0, len(lengths)), lengths, context_lens)
+    else:
+        requests = _requests(True, lengths, context_lens)
     count = len(requests)
     if count == 0:
         return BatchSplit(requests, 0, num_tokens)
     if num_tokens == count == np.count_nonzero(requests.context_lens):
         return BatchSplit(requests, count, num_tokens)  # only decodes: spared what follows
+    if requests.lengths[0] > 1:
+        return BatchSplit(requests, 0, num_tokens)  # only prefills
     prefills = requests.lengths > 1
     if not is_dummy:
         prefills |= requests.context_lens == 0
@@ -136,7 +140,12 @@ def _spec_mask(
     return mask
 
 
-def _requests(chosen: np.ndarray | bool, lengths: np.ndarray, seq_lens: np.ndarray) -> Requests:
+def _range(start: int, stop: int, lengths: np.ndarray, context_lens: np.ndarray) -> Requests:
+    rows = slice(start, stop)
+    return Requests(rows, lengths[rows], context_lens[rows])
+
+
+def _requests(chosen: np.ndarray | bool, lengths: np.ndarray, context_lens: np.ndarray) -> Requests:
     """The chosen requests that have tokens."""
     rows = (chosen & (lengths > 0)).nonzero()[0]
-    return Requests(rows, lengths[rows], seq_lens[rows] - lengths[rows])
+    return Requests(rows, lengths[rows], context_lens[rows])

@@ -185,7 +185,8 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
 
     def _shared_metadata(self, plan: StepPlan, num_actual_tokens: int) -> StepGDNAttentionMetadata:
         """What all KV cache groups have in common."""
-        split, spec, decodes = plan.split, plan.spec, plan.split.num_decodes
+        split, seqs, decodes = plan.split, plan.seqs, plan.split.num_decodes
+        has_initial_state = seqs.has_initial_state
         metadata = self.metadata_cls(
             num_prefills=split.num_prefills,
             num_prefill_tokens=split.num_prefill_tokens,
@@ -194,30 +195,30 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
             num_spec_decodes=0,
             num_spec_decode_tokens=0,
             num_actual_tokens=num_actual_tokens,
-            has_initial_state=plan.has_initial_state,
-            non_spec_query_start_loc=plan.query_start_loc,
+            has_initial_state=has_initial_state,
+            non_spec_query_start_loc=seqs.query_start_loc,
             chunk_indices=plan.chunk.chunk_indices_chunk64,
             chunk_offsets=plan.chunk.chunk_offsets_chunk64,
             prefill_query_start_loc=plan.chunk.cu_seqlens,
-            prefill_has_initial_state=plan.prefill_has_initial_state,
+            prefill_has_initial_state=has_initial_state[decodes:] if decodes else has_initial_state,
             prefills_start_fresh=not np.count_nonzero(split.non_spec.context_lens[decodes:]),
         )
-        if spec is not None:
-            others = split.num_prefill_tokens
-            metadata.num_spec_decodes = spec.num_accepted_tokens.shape[0]
+        spec = plan.spec
+        if spec is not None and split.spec is not None:
+            metadata.num_spec_decodes = len(split.spec)
             metadata.num_spec_decode_tokens = split.num_spec_tokens
             metadata.spec_first = split.spec_first
-            metadata.spec_query_start_loc = spec.query_start_loc
+            metadata.spec_query_start_loc = spec.seqs.query_start_loc
             metadata.spec_sequence_masks = spec.sequence_masks
-            metadata.non_spec_token_indx = spec.token_indx[:others]
-            metadata.spec_token_indx = spec.token_indx[others:]
-            metadata.num_accepted_tokens = spec.num_accepted_tokens
+            metadata.non_spec_token_indx = spec.non_spec_token_indx
+            metadata.spec_token_indx = spec.token_indx
+            metadata.num_accepted_tokens = spec.seqs.num_accepted_tokens
         return metadata
 
     def _add_group(self, metadata: StepGDNAttentionMetadata, plan: StepPlan) -> None:
         """Add what is this group's own."""
-        metadata.non_spec_state_indices_tensor = plan.state_indices(self._group)
-        metadata.prefill_state_indices = plan.prefill_state_indices(self._group)
+        metadata.non_spec_state_indices_tensor = plan.seqs.state_indices[self._group]
+        metadata.prefill_state_indices = plan.prefill_seqs.prefill_state_indices[self._group]
         metadata.non_spec_prefill_fallback_meta = plan.prefill_meta(self._group)
         if plan.spec is not None:
-            metadata.spec_state_indices_tensor = plan.spec_state_indices(self._group)
+            metadata.spec_state_indices_tensor = plan.spec.seqs.state_indices[self._group]

@@ -7,7 +7,7 @@ Pure numpy, host only, no loop over sequences. The names and values of the table
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,7 @@ from ascend_gdn.attention.metadata import CHUNK_SIZE, LARGE_BLOCK_SIZE
 from ascend_gdn.attention.table_layout import TableLayout, Tables
 
 
-@dataclass
-class TableRows:
+class TableRows(NamedTuple):
     """How many rows of each (sequence, block) table a step uses."""
 
     chunk64: int
@@ -38,17 +37,19 @@ def fill_chunk_tables(
     """
     seqs = len(lengths)
     buffer[: layout.num_fixed] = layout.padding
-    fill_offsets(tables.cu_seqlens, lengths)
+    counts = tables.prefill_offsets[:, 1 : seqs + 1]
     chunks = (lengths + (CHUNK_SIZE - 1)) >> 6  # 64 is 2 ** 6
-    offsets, update = tables.chunk_offsets_chunk64, tables.update_chunk_offsets_chunk64
-    fill_offsets(offsets, chunks)
-    np.add(offsets[: seqs + 1], layout.arange[: seqs + 1], out=update[: seqs + 1])
-    update[seqs + 1 :] = update[seqs]
-    np.subtract(update[1 : seqs + 1], 1, out=tables.final_chunk_indices_chunk64[:seqs])
+    counts[0] = chunks
+    np.add(chunks, 1, out=counts[1])
+    counts[2] = lengths
+    _sum_up(tables.prefill_offsets)
+    np.subtract(counts[1], 1, out=tables.final_chunk_indices_chunk64[:seqs])
+    if seqs == 1:
+        return _fill_single(tables, layout, int(lengths[0]))
+    longest, starts = int(lengths[lengths.argmax()]), tables.chunk_offsets_chunk64[:seqs]
     arange = layout.arange
-    longest = int(lengths[lengths.argmax()])  # a fifth of the time that max() takes
     return TableRows(
-        _fill_indices(tables.chunk_indices_chunk64, chunks, offsets[: seqs + 1], arange),
+        _fill_indices(tables.chunk_indices_chunk64, chunks, starts, arange),
         _fill_blocks(tables.chunk_indices_large_block, lengths, longest, LARGE_BLOCK_SIZE, arange),
         _fill_blocks(tables.block_indices_cumsum, lengths, longest, layout.cumsum_block, arange),
     )
@@ -98,10 +99,33 @@ def fill_conv_tables(tables: Tables[np.ndarray], layout: TableLayout, lengths: n
 
 
 def fill_offsets(out: np.ndarray, counts: np.ndarray) -> None:
-    """Write where each of ``counts`` starts and where the last one ends, then repeat the end."""
-    used = len(counts) + 1
-    np.add.accumulate(counts, dtype=np.int32, out=out[1:used])
-    out[used:] = out[used - 1]
+    """Write where each of ``counts`` starts and where the last one ends, then repeat the end.
+
+    ``out`` is padding: zeros.
+    """
+    out[1 : len(counts) + 1] = counts
+    _sum_up(out)
+
+
+def _sum_up(counts: np.ndarray) -> None:
+    # Zeros behind the last count make the sums repeat the end: no second call a table for that.
+    np.add.accumulate(counts, axis=-1, out=counts)
+
+
+def _fill_single(tables: Tables[np.ndarray], layout: TableLayout, length: int) -> TableRows:
+    """Write the (sequence, block) tables of a step with one sequence: the most common, and short of
+    all gathers."""
+    rows = TableRows(
+        *(-(-length // size) for size in (CHUNK_SIZE, LARGE_BLOCK_SIZE, layout.cumsum_block))
+    )
+    for table, count in (
+        (tables.chunk_indices_chunk64, rows.chunk64),
+        (tables.chunk_indices_large_block, rows.large_block),
+        (tables.block_indices_cumsum, rows.cumsum),
+    ):
+        table[:count, 0] = 0
+        table[:count, 1] = layout.arange[:count]
+    return rows
 
 
 def _fill_blocks(
@@ -112,20 +136,14 @@ def _fill_blocks(
         out[:seqs, 0] = arange[:seqs]
         return seqs
     blocks = (lengths + (block_size - 1)) // block_size
-    offsets = np.zeros(seqs + 1, dtype=np.int32)
-    np.add.accumulate(blocks, dtype=np.int32, out=offsets[1:])
-    return _fill_indices(out, blocks, offsets, arange)
+    return _fill_indices(out, blocks, np.add.accumulate(blocks) - blocks, arange)
 
 
 def _fill_indices(
-    out: np.ndarray, counts: np.ndarray, offsets: np.ndarray, arange: np.ndarray
+    out: np.ndarray, counts: np.ndarray, starts: np.ndarray, arange: np.ndarray
 ) -> int:
-    """Write row (sequence, block) for every block; ``offsets`` [N + 1] says where each starts."""
-    seqs, rows = len(counts), int(offsets[-1])
-    if seqs == 1:
-        out[:rows, 0] = 0
-        out[:rows, 1] = arange[:rows]
-        return rows
-    out[:rows, 0] = arange[:seqs].repeat(counts)
-    np.subtract(arange[:rows], offsets[:-1].repeat(counts), out=out[:rows, 1])
+    """Write row (sequence, block) for every block; ``starts`` [N] says where each one's are."""
+    rows = int(starts[-1]) + int(counts[-1])
+    out[:rows, 0] = arange[: len(counts)].repeat(counts)
+    np.subtract(arange[:rows], starts.repeat(counts), out=out[:rows, 1])
     return rows

@@ -54,10 +54,11 @@ class DecodePlan:
             num_actual_tokens: Tokens of the step, with those that the runner padded it by.
             padded: Give every tensor a row for each of these, as full graphs expect.
         """
-        tables, spec = self.slot.device_tables, self.split.spec
+        tables, views, spec = self.slot.device_tables, self.slot.views, self.split.spec
         requests = self.split.non_spec if spec is None else spec
         rows = min(num_actual_tokens, self.slot.layout.max_seqs) if padded else len(requests)
         if spec is None:
+            seqs = views.of(rows)
             return StepGDNAttentionMetadata(
                 num_prefills=0,
                 num_prefill_tokens=0,
@@ -66,9 +67,10 @@ class DecodePlan:
                 num_spec_decodes=0,
                 num_spec_decode_tokens=0,
                 num_actual_tokens=num_actual_tokens,
-                non_spec_query_start_loc=tables.query_start_loc[: rows + 1],
-                non_spec_state_indices_tensor=self.slot.state_indices[group][:rows],
+                non_spec_query_start_loc=seqs.query_start_loc,
+                non_spec_state_indices_tensor=seqs.state_indices[group],
             )
+        spec_seqs = views.of_spec(rows)
         if self._first is None:
             self._first = StepGDNAttentionMetadata(
                 num_prefills=0,
@@ -78,12 +80,12 @@ class DecodePlan:
                 num_spec_decodes=len(requests),
                 num_spec_decode_tokens=self.split.num_tokens,
                 num_actual_tokens=num_actual_tokens,
-                spec_query_start_loc=tables.spec_query_start_loc[: rows + 1],
+                spec_query_start_loc=spec_seqs.query_start_loc,
                 spec_sequence_masks=tables.spec_sequence_masks[:rows],
                 spec_token_indx=tables.token_indx[: self.split.num_tokens],
                 non_spec_token_indx=tables.token_indx[:0],
-                num_accepted_tokens=tables.num_accepted_tokens[:rows],
+                num_accepted_tokens=spec_seqs.num_accepted_tokens,
             )
         metadata = copy(self._first)
-        metadata.spec_state_indices_tensor = self.slot.spec_state_indices[group][:rows]
+        metadata.spec_state_indices_tensor = spec_seqs.state_indices[group]
         return metadata

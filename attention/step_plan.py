@@ -20,6 +20,7 @@ from ascend_gdn.attention.metadata import (
     GDNPrefillFallbackMeta,
     TableSlot,
 )
+from ascend_gdn.attention.seq_tables import SeqTables, SeqViews, SpecSeqTables
 from ascend_gdn.attention.table_fill import TableFill
 from ascend_gdn.attention.table_layout import TableLayout, Tables
 
@@ -33,12 +34,8 @@ class Slot(TableSlot, Protocol):
     host_tables: Tables[np.ndarray]
     device_tables: Tables[torch.Tensor]
     """On the model's device."""
-    state_indices: Sequence[torch.Tensor]
-    """A group each: [max_seqs] int32 on the model's device."""
-    prefill_state_indices: Sequence[torch.Tensor]
-    """A group each: [max_seqs] int64 on the model's device."""
-    spec_state_indices: Sequence[torch.Tensor]
-    """A group each: [max_seqs, num_spec + 1] int32 on the model's device."""
+    views: SeqViews
+    """Of ``device_tables``."""
 
 
 @dataclass(eq=False)  # not frozen: each step makes one
@@ -84,18 +81,16 @@ def _as_array(rows: np.ndarray | slice) -> np.ndarray:
 
 @dataclass(eq=False)  # not frozen, as above
 class SpecTables:
-    """Device views of what S speculative requests add to a step; int32 unless said otherwise."""
+    """What S speculative requests add to a step, on the device."""
 
-    query_start_loc: torch.Tensor
-    """[S + 1]: where each request's tokens start among the speculative tokens."""
-    actual_seq_lengths: torch.Tensor
-    """[S + 1]: 0, then each request's tokens."""
-    num_accepted_tokens: torch.Tensor
-    """[S]: tokens that each request kept of its last step."""
+    seqs: SpecSeqTables
+    """Of the S requests."""
     sequence_masks: torch.Tensor
     """[R] bool over the runner's rows."""
     token_indx: torch.Tensor
-    """[tokens of the step]: the others' tokens first, then the speculative ones."""
+    """[speculative tokens] int32: where they are among the step's tokens."""
+    non_spec_token_indx: torch.Tensor
+    """[other tokens] int32"""
 
 
 @dataclass(eq=False)
@@ -116,28 +111,13 @@ class StepPlan:
     slot: Slot
     generation: int
     chunk: GDNChunkedPrefillMetadata
-    query_start_loc: torch.Tensor
-    """[D + N + 1] int32 on the device: decodes first."""
-    has_initial_state: torch.Tensor
-    """[D + N] bool on the device."""
-    prefill_has_initial_state: torch.Tensor
-    """[N] bool on the device."""
+    seqs: SeqTables
+    """Of the D + N sequences, decodes first."""
+    prefill_seqs: SeqTables
+    """Of the N prefills."""
     spec: SpecTables | None
     conv: ConvTables | None
     """None where the layout has no such tables."""
-
-    def state_indices(self, group: int) -> torch.Tensor:
-        """[D + N] int32 on the device: state block of each request in ``group``'s cache."""
-        return self.slot.state_indices[group][: len(self.split.non_spec)]
-
-    def prefill_state_indices(self, group: int) -> torch.Tensor:
-        """[N] int64 on the device: state block of each prefill in ``group``'s cache."""
-        return self.slot.prefill_state_indices[group][: self.split.num_prefills]
-
-    def spec_state_indices(self, group: int) -> torch.Tensor:
-        """[S, num_spec + 1] int32 on the device: state blocks of each speculative request."""
-        assert self.split.spec is not None
-        return self.slot.spec_state_indices[group][: len(self.split.spec)]
 
     def prefill_meta(self, group: int) -> GDNPrefillFallbackMeta:
         """The contract's metadata for the layers of ``group``."""
@@ -193,13 +173,14 @@ def fill_slot(
         slot.host[: slot.layout.num_fixed] = slot.layout.padding
         rows = TableRows(0, 0, 0)
     fill_offsets(tables.query_start_loc, requests.lengths)
-    np.greater(requests.context_lens, 0, out=tables.has_initial_state[:seqs])
+    tables.has_initial_state[:seqs] = requests.context_lens  # as bool: whether there is any
     for group, blocks in enumerate(inputs.first_blocks(requests.rows)):
         tables.state_indices[group, :seqs] = blocks
         prefill_blocks = blocks[split.num_decodes :]
         tables.prefill_state_indices[group, : split.num_prefills] = prefill_blocks
     if slot.layout.conv_block:
-        rows.conv = fill_conv_tables(tables, slot.layout, requests.lengths)
+        conv_rows = fill_conv_tables(tables, slot.layout, requests.lengths)
+        rows = rows._replace(conv=conv_rows)
     if split.spec is not None:
         fill_spec(tables, split.spec, inputs)
         _fill_token_indx(tables, split, query_start_loc, slot.layout.arange)
@@ -246,26 +227,26 @@ def used_elements(layout: TableLayout, split: BatchSplit, conv_rows: int = 0) ->
 def plan_of(slot: Slot, split: BatchSplit, rows: TableRows) -> StepPlan:
     """Name the device views of a slot that was filled with ``rows`` and copied."""
     tables, prefills, seqs = slot.device_tables, split.num_prefills, len(split.non_spec)
+    prefill_seqs = slot.views.of(prefills)
     chunk = GDNChunkedPrefillMetadata(
-        cu_seqlens=tables.cu_seqlens[: prefills + 1],
+        cu_seqlens=prefill_seqs.cu_seqlens,
         chunk_indices_chunk64=tables.chunk_indices_chunk64[: rows.chunk64],
-        chunk_offsets_chunk64=tables.chunk_offsets_chunk64[: prefills + 1],
-        update_chunk_offsets_chunk64=tables.update_chunk_offsets_chunk64[: prefills + 1],
-        final_chunk_indices_chunk64=tables.final_chunk_indices_chunk64[:prefills],
+        chunk_offsets_chunk64=prefill_seqs.chunk_offsets_chunk64,
+        update_chunk_offsets_chunk64=prefill_seqs.update_chunk_offsets_chunk64,
+        final_chunk_indices_chunk64=prefill_seqs.final_chunk_indices_chunk64,
         chunk_indices_large_block=tables.chunk_indices_large_block[: rows.large_block],
         block_indices_cumsum=tables.block_indices_cumsum[: rows.cumsum],
         cu_seqlens_cpu=slot.host_tables.cu_seqlens[: prefills + 1],
         chunk_indices_chunk64_cpu=slot.host_tables.chunk_indices_chunk64[: rows.chunk64],
     )
-    has_initial_state = tables.has_initial_state[:seqs]
     spec = None
     if split.spec is not None and split.spec_mask is not None:
+        others, own = split.num_prefill_tokens, split.num_spec_tokens
         spec = SpecTables(
-            query_start_loc=tables.spec_query_start_loc[: len(split.spec) + 1],
-            actual_seq_lengths=tables.spec_actual_seq_lengths[: len(split.spec) + 1],
-            num_accepted_tokens=tables.num_accepted_tokens[: len(split.spec)],
+            seqs=slot.views.of_spec(len(split.spec)),
             sequence_masks=tables.spec_sequence_masks[: len(split.spec_mask)],
-            token_indx=tables.token_indx[: split.num_tokens],
+            token_indx=tables.token_indx[others : others + own],
+            non_spec_token_indx=tables.token_indx[:others],
         )
     conv = None
     if rows.conv:
@@ -275,11 +256,8 @@ def plan_of(slot: Slot, split: BatchSplit, rows: TableRows) -> StepPlan:
         slot=slot,
         generation=slot.generation,
         chunk=chunk,
-        query_start_loc=tables.query_start_loc[: seqs + 1],
-        has_initial_state=has_initial_state,
-        prefill_has_initial_state=has_initial_state[split.num_decodes :]
-        if split.num_decodes
-        else has_initial_state,
+        seqs=slot.views.of(seqs),
+        prefill_seqs=prefill_seqs,
         spec=spec,
         conv=conv,
     )

@@ -81,11 +81,12 @@ class TableLayout:
         return {
             # The chunk tables first: where the device makes them, a step does not send them.
             "chunk_indices_chunk64": 2 * max_rows(seqs, tokens, CHUNK_SIZE) * chunked,
-            "chunk_offsets_chunk64": offsets * chunked,
-            "update_chunk_offsets_chunk64": offsets * chunked,
-            "final_chunk_indices_chunk64": seqs * chunked,
             "chunk_indices_large_block": 2 * max_rows(seqs, tokens, LARGE_BLOCK_SIZE) * chunked,
             "block_indices_cumsum": 2 * max_rows(seqs, tokens, self.cumsum_block) * chunked,
+            "final_chunk_indices_chunk64": seqs * chunked,
+            # These three side by side: ``Tables.prefill_offsets``.
+            "chunk_offsets_chunk64": offsets * chunked,
+            "update_chunk_offsets_chunk64": offsets * chunked,
             "cu_seqlens": offsets * chunked,
             "query_start_loc": offsets,
             "has_initial_state": flags * chunked,
@@ -185,6 +186,9 @@ class Tables(Generic[Array]):
     token_chunk_offset_ptr: Array
     """Which of that sequence's blocks it takes."""
     token_indx: Array
+    prefill_offsets: Array
+    """[3, max_seqs + 2]: once more ``chunk_offsets_chunk64``, ``update_chunk_offsets_chunk64`` and
+    ``cu_seqlens``, to be written together."""
 
     @staticmethod
     def over(buffer: torch.Tensor, layout: TableLayout) -> Tables[torch.Tensor]:
@@ -201,6 +205,9 @@ class Tables(Generic[Array]):
         views["spec_state_indices"] = views["spec_state_indices"].view(
             layout.num_groups, -1, layout.num_spec + 1
         )
+        first, last = layout.places["chunk_offsets_chunk64"], layout.places["cu_seqlens"]
+        size, apart = last.stop - last.start, (last.start - first.start) // 2
+        views["prefill_offsets"] = buffer[first.start :].as_strided((3, size), (apart, 1))
         return Tables(**views)
 
     def map(self, function: Callable[[Array], Other]) -> Tables[Other]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ascend_gdn.attention.metadata import GDNContractError
+from ascend_gdn.attention.seq_tables import SeqViews
 from ascend_gdn.attention.table_fill import HostFill, TableFill
 from ascend_gdn.attention.table_layout import TableLayout, Tables
 from ascend_gdn.runner.stats import GDNStats
@@ -34,9 +35,7 @@ class PoolSlot:
         self.host = self.host_buffer.numpy()
         self.host_tables = Tables.over(self.host_buffer, layout).map(torch.Tensor.numpy)
         self.device_tables = Tables.over(self.device_buffer, layout)
-        self.state_indices = self.device_tables.state_indices.unbind(0)
-        self.prefill_state_indices = self.device_tables.prefill_state_indices.unbind(0)
-        self.spec_state_indices = self.device_tables.spec_state_indices.unbind(0)
+        self.views = SeqViews(self.device_tables)
         self.copied = None if on_host else torch.Event(device=device)
 
 

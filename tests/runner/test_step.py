@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ascend_gdn.attention.chunk_plan import fill_chunk_tables, fill_cu_seqlens
+from ascend_gdn.attention.seq_tables import SeqViews
 from ascend_gdn.attention.table_fill import HostFill
 from ascend_gdn.attention.table_layout import TableLayout, Tables
 from ascend_gdn.runner.pool import StepBufferPool, StepPools
@@ -56,7 +57,7 @@ def prefill_step(mocker, workload: Workload, fill):
     slot = pool._slots[0]
     slot.device_buffer = torch.full_like(slot.host_buffer, -1)
     slot.device_tables = Tables.over(slot.device_buffer, LAYOUT)
-    slot.state_indices = slot.device_tables.state_indices.unbind(0)
+    slot.views = SeqViews(slot.device_tables)
     slot.copied = mocker.Mock()
     pools = StepPools(pool, side.pools.decode, fill)
     side.steps = GDNSteps(pools, side._inputs, stats)
