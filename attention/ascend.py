@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from typing import Any
 
+import numpy as np
 import torch
 from vllm.config import VllmConfig
 from vllm.v1.attention.backend import CommonAttentionMetadata
@@ -32,6 +33,12 @@ from ascend_gdn.attention.step_plan import StepPlan
 class StepAscendGDNAttentionMetadata(StepGDNAttentionMetadata):
     """With what vLLM-Ascend's operators take beside it, so that no layer has to make it."""
 
+    num_initial_states: int = 0
+    """Prefills that go on from a state; the others start from zeros."""
+    single_prefill_block: int | None = None
+    """State block of the prefill, where there is one only: its state is a view then."""
+    decode_state_indices: torch.Tensor | None = None
+    """[D] int32: state block of each decode."""
     decode_actual_seq_lengths: torch.Tensor | None = None
     """[D + 1] int32: 0, then the tokens of each decode."""
     spec_actual_seq_lengths: torch.Tensor | None = None
@@ -101,8 +108,10 @@ class StepAscendGDNAttentionMetadataBuilder(
 
     def _shared_metadata(self, plan: StepPlan, num_actual_tokens: int) -> Any:
         metadata = super()._shared_metadata(plan, num_actual_tokens)
-        if plan.split.num_decodes > 0:
-            metadata.decode_actual_seq_lengths = self._decode_lengths[: plan.split.num_decodes + 1]
+        decodes, context_lens = plan.split.num_decodes, plan.split.non_spec.context_lens
+        metadata.num_initial_states = int(np.count_nonzero(context_lens[decodes:]))
+        if decodes > 0:
+            metadata.decode_actual_seq_lengths = self._decode_lengths[: decodes + 1]
         if plan.spec is not None:
             metadata.spec_actual_seq_lengths = plan.spec.seqs.actual_seq_lengths
             metadata.spec_start_tokens = plan.spec.seqs.num_accepted_tokens
@@ -110,12 +119,18 @@ class StepAscendGDNAttentionMetadataBuilder(
 
     def _add_group(self, metadata: Any, plan: StepPlan) -> None:
         super()._add_group(metadata, plan)
+        decodes, tables = plan.split.num_decodes, plan.slot.host_tables
+        if plan.split.num_prefills == 1:
+            metadata.single_prefill_block = int(tables.state_indices[self._group, decodes])
+        if decodes > 0:
+            views = plan.slot.views.of(decodes)
+            metadata.decode_state_indices = views.state_indices[self._group]
         if plan.spec is None:
             return
         if not self._is_ragged(plan.split):
             metadata.spec_token_state_indices = plan.spec.seqs.token_state_indices[self._group]
             return
-        tables, requests = plan.slot.host_tables, slice(0, metadata.num_spec_decodes)
+        requests = slice(0, metadata.num_spec_decodes)
         ragged = ragged_spec_rows(
             tables.spec_state_indices[self._group][requests],
             tables.spec_actual_seq_lengths[1:][requests],

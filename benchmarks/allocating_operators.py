@@ -40,7 +40,7 @@ def chunk_gated_delta_rule_fwd_h(
     **_: object,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     h = k.new_empty(1, u.shape[1], len(chunk_indices) // 2, k.shape[3], u.shape[3])
-    return h, torch.empty_like(u), torch.empty_like(initial_state)
+    return h, u.new_empty(u.shape), torch.empty_like(initial_state)
 
 
 def chunk_fwd_o(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: object, **__: object):

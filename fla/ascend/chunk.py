@@ -58,13 +58,15 @@ def chunk_gated_delta_rule(
     chunk = meta.chunk
     _, k = qk.split_with_sizes((1, 1))  # a method in C++, which split is not
     g, w, u = _chunk_terms(k, v, g, beta, chunk)
-    # AscendC's operators take the heads before the tokens.
+    # AscendC's operators take the heads before the tokens. They copy what is not contiguous
+    # (csrc/moe/chunk_gated_delta_rule_fwd_h/op_host/op_api, ParamsDataContiguous, 0.23.0), so w and
+    # u, which one operator reads once, are left to it: 2 us each. What both read is copied here.
     q_heads, k_heads = qk.transpose(1, 2).contiguous().split_with_sizes((1, 1))
     g_heads = g.transpose(1, 2).contiguous()
     h, v_new, final_state = torch.ops._C_ascend.chunk_gated_delta_rule_fwd_h(
         k_heads,
-        w.transpose(1, 2).contiguous(),
-        u.transpose(1, 2).contiguous(),
+        w.transpose(1, 2),
+        u.transpose(1, 2),
         g=g_heads,
         initial_state=initial_state,
         output_final_state=True,
@@ -83,7 +85,7 @@ def chunk_gated_delta_rule(
         chunk_indices=chunk.chunk_indices_chunk64_host,
         chunk_size=CHUNK_SIZE,
     )
-    out.copy_(o[0].transpose(0, 1))
+    out.copy_(o.squeeze(0).transpose(0, 1))
     return final_state
 
 

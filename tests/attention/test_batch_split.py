@@ -64,6 +64,28 @@ def test_everything_beside_speculative_requests_prefills():
     assert (result.num_decodes, result.num_prefills, result.num_prefill_tokens) == (0, 2, 101)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "drafts", "spec", "others", "first"),
+    [
+        pytest.param([4, 3, 9, 1], [3, 2, -1, -1], [0, 1], [2, 3], True, id="first"),
+        pytest.param([9, 4, 3, 1], [-1, 3, 2, -1], [1, 2], [0, 3], False, id="in the middle"),
+        pytest.param([4, 3, 0, 9], [3, 2, -1, -1], [0, 1], [3], True, id="first, and an empty one"),
+        pytest.param([4, 0, 3, 9], [3, -1, 2, -1], [0, 2], [3], False, id="an empty one between"),
+        pytest.param([4, 3], [3, 2], [0, 1], [], True, id="nothing else"),
+    ],
+)
+def test_speculative_requests_first_or_not(lengths, drafts, spec, others, first):
+    context = [50 + row for row in range(len(lengths))]
+    result = split(lengths, context, drafts)
+    for requests, rows in ((result.spec, spec), (result.non_spec, others)):
+        assert np.arange(len(lengths))[requests.rows].tolist() == rows
+        assert requests.lengths.tolist() == [lengths[row] for row in rows]
+        assert requests.context_lens.tolist() == [context[row] for row in rows]
+    assert result.spec_first == first
+    assert result.num_spec_tokens == sum(lengths[row] for row in spec)
+    assert result.num_prefill_tokens == sum(lengths[row] for row in others)
+
+
 @pytest.mark.parametrize("drafts", [None, [-1, -1, -1], [3, -1, -1]])
 def test_a_decode_whose_state_is_not_in_its_first_block_speculates(drafts):
     lengths = [4 if drafts and drafts[0] > 0 else 1, 1, 100]

@@ -38,7 +38,12 @@ def run(side, layer, activations: Activations) -> None:
     "workload",
     [
         Workload("prefills", [100, 1217, 1], [0, 64, 0]),
+        Workload("new prompts", [100, 64], [0, 0]),
+        Workload("prompts that go on", [100, 64], [64, 128]),
+        Workload("a new prompt", [100], [0]),
+        Workload("a prompt that goes on", [100], [64]),
         Workload("decodes and prefills", [1, 1, 70, 130], [9, 8, 64, 0]),
+        Workload("decodes and a prompt that goes on", [1, 1, 70], [9, 8, 64]),
         Workload("decodes", [1, 1], [9, 8]),
         Workload("MTP: mixed", [4, 4, 70, 130], [9, 8, 64, 0], [3, 3, -1, -1], [2, 4, 1, 1]),
         Workload("MTP: prefill first", [70, 4, 4], [0, 9, 8], [-1, 3, 3], [1, 3, 1]),
