@@ -58,13 +58,19 @@ def fill_chunk_tables(
 def fill_cu_seqlens(
     buffer: np.ndarray, tables: Tables[np.ndarray], layout: TableLayout, lengths: np.ndarray
 ) -> TableRows:
-    """The same, but leave the tables out that the device makes of ``cu_seqlens``."""
+    """The same, but leave the tables out that the device makes of ``cu_seqlens``.
+
+    Of these the host has ``chunk_indices_chunk64`` all the same, without padding, and does not send
+    it: AscendC's operators take it from the host.
+    """
     sent = slice(layout.num_chunk_tables, layout.num_fixed)
     buffer[sent] = layout.padding[sent]
     fill_offsets(tables.cu_seqlens, lengths)
     longest = int(lengths[lengths.argmax()])
+    chunks = (lengths + (CHUNK_SIZE - 1)) >> 6
+    starts = np.add.accumulate(chunks) - chunks
     return TableRows(
-        _count_blocks(lengths, longest, CHUNK_SIZE),
+        _fill_indices(tables.chunk_indices_chunk64, chunks, starts, layout.arange),
         _count_blocks(lengths, longest, LARGE_BLOCK_SIZE),
         _count_blocks(lengths, longest, layout.cumsum_block),
     )

@@ -80,11 +80,16 @@ def test_a_step_is_the_same_whoever_fills_its_tables(mocker, workload, lengths):
     for name, place in LAYOUT.places.items():
         assert slot.device_buffer[place].equal(by_host.device_buffer[place]), name
     chunk = metadata[0].non_spec_prefill_fallback_meta.chunk
-    for name, values in reference_tables(lengths, LAYOUT.cumsum_block).items():
+    expected = reference_tables(lengths, LAYOUT.cumsum_block)
+    for name, values in expected.items():
         assert getattr(chunk, name).tolist() == values, name
+    indices = expected["chunk_indices_chunk64"]
+    assert chunk.cu_seqlens_host == tuple(expected["cu_seqlens"])
+    assert chunk.chunk_indices_chunk64_host == tuple(np.ravel(indices).tolist())
     # One copy, short of what the kernel makes, then one launch for all groups.
     slot.copied.record.assert_called_once_with()
     assert fill.launched == [len(lengths)]
     assert (stats.table_kernels, host_stats.table_kernels) == (1, 0)
     assert host_stats.bytes_copied - stats.bytes_copied == 4 * LAYOUT.num_chunk_tables
-    assert (slot.host[: LAYOUT.num_chunk_tables] == -(2**31)).all()
+    rest = slice(2 * len(indices), LAYOUT.num_chunk_tables)
+    assert (slot.host[rest] == -(2**31)).all()
