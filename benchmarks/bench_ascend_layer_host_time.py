@@ -40,6 +40,7 @@ WORKLOADS = (
     Workload("1 x 256", [256], [0]),
     Workload("1 x 64 after 512", [64], [512]),
     Workload("16 x 8", [8] * 16, [0] * 16),
+    Workload("16 x 8 after 64", [8] * 16, [64] * 16),
     Workload("8 decode + 2 x 64", [1] * 8 + [64] * 2, [700] * 8 + [0] * 2),
     Workload("MTP: 4 spec x 4 + 1 x 64", [4] * 4 + [64], [700] * 4 + [0], [3] * 4 + [-1]),
 )

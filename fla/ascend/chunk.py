@@ -60,9 +60,9 @@ def chunk_gated_delta_rule(
     g, w, u = _chunk_terms(k, v, g, beta, chunk)
     # AscendC's operators take the heads before the tokens. They copy what is not contiguous
     # (csrc/moe/chunk_gated_delta_rule_fwd_h/op_host/op_api, ParamsDataContiguous, 0.23.0), so w and
-    # u, which one operator reads once, are left to it: 2 us each. What both read is copied here.
+    # u, which one operator reads once, and g, which is small, are left to them: 2 us each.
     q_heads, k_heads = qk.transpose(1, 2).contiguous().split_with_sizes((1, 1))
-    g_heads = g.transpose(1, 2).contiguous()
+    g_heads = g.transpose(1, 2)
     h, v_new, final_state = torch.ops._C_ascend.chunk_gated_delta_rule_fwd_h(
         k_heads,
         w.transpose(1, 2),
