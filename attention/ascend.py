@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from time import perf_counter_ns
 from typing import Any
 
-import numpy as np
 import torch
 from vllm.config import VllmConfig
 from vllm.v1.attention.backend import CommonAttentionMetadata
@@ -33,8 +32,6 @@ from ascend_gdn.attention.step_plan import StepPlan
 class StepAscendGDNAttentionMetadata(StepGDNAttentionMetadata):
     """With what vLLM-Ascend's operators take beside it, so that no layer has to make it."""
 
-    num_initial_states: int = 0
-    """Prefills that go on from a state; the others start from zeros."""
     single_prefill_block: int | None = None
     """State block of the prefill, where there is one only: its state is a view then."""
     decode_state_indices: torch.Tensor | None = None
@@ -108,8 +105,7 @@ class StepAscendGDNAttentionMetadataBuilder(
 
     def _shared_metadata(self, plan: StepPlan, num_actual_tokens: int) -> Any:
         metadata = super()._shared_metadata(plan, num_actual_tokens)
-        decodes, context_lens = plan.split.num_decodes, plan.split.non_spec.context_lens
-        metadata.num_initial_states = int(np.count_nonzero(context_lens[decodes:]))
+        decodes = plan.split.num_decodes
         if decodes > 0:
             metadata.decode_actual_seq_lengths = self._decode_lengths[: decodes + 1]
         if plan.spec is not None:

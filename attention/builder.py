@@ -201,7 +201,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
             chunk_offsets=plan.chunk.chunk_offsets_chunk64,
             prefill_query_start_loc=plan.chunk.cu_seqlens,
             prefill_has_initial_state=has_initial_state[decodes:] if decodes else has_initial_state,
-            prefills_start_fresh=not np.count_nonzero(split.non_spec.context_lens[decodes:]),
+            num_initial_states=int(np.count_nonzero(split.non_spec.context_lens[decodes:])),
         )
         spec = plan.spec
         if spec is not None and split.spec is not None:

@@ -26,8 +26,8 @@ class StepGDNAttentionMetadata(GDNAttentionMetadata):
 
     non_spec_prefill_fallback_meta: GDNPrefillFallbackMeta | None = None
     """Set whenever ``num_prefills > 0``."""
-    prefills_start_fresh: bool = False
-    """No prefill has tokens of earlier steps, so that none has an initial state."""
+    num_initial_states: int = 0
+    """Prefills that go on from a state; the others start from zeros."""
     spec_first: bool = False
     """The speculative tokens come before all others, so that slices will do."""
 

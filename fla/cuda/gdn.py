@@ -137,10 +137,11 @@ class StepCudaGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
         q, k, v, g, beta = self.post_conv(mixed_qkv, a, b, self.A_log, self.dt_bias)
         ssm_state, blocks = self.kv_cache[1], metadata.prefill_state_indices
         initial_state = None
-        if not metadata.prefills_start_fresh:
+        if metadata.num_initial_states > 0:
             initial_state = ssm_state.index_select(0, blocks)
-            empty = ~metadata.prefill_has_initial_state
-            initial_state.masked_fill_(empty.view(-1, 1, 1, 1), 0)
+            if metadata.num_initial_states < metadata.num_prefills:
+                empty = ~metadata.prefill_has_initial_state
+                initial_state.masked_fill_(empty.view(-1, 1, 1, 1), 0)
         final_state = self.chunk_rule(
             q,
             k,
