@@ -21,9 +21,18 @@ def has_gdn_layers(vllm_config: VllmConfig) -> bool:
 
 
 def table_fill_option(vllm_config: VllmConfig) -> str:
-    """Who is asked to fill the chunk tables: ``gdn_table_fill`` of ``--additional-config``."""
-    options = vllm_config.additional_config  # a platform may put an object of its own there
-    return options.get("gdn_table_fill", TABLE_FILLS[0]) if isinstance(options, dict) else "host"
+    """Who is asked to fill the chunk tables: ``gdn_table_fill`` of ``--additional-config``.
+
+    Raises ``ValueError`` if that is not a dict.
+    """
+    options = vllm_config.additional_config
+    if not isinstance(options, dict):  # vLLM takes any object that can be hashed (config/vllm.py)
+        raise ValueError(
+            f"ascend-gdn: got additional_config of type {type(options).__name__}, expected a dict: "
+            "gdn_table_fill is read from it; give --additional-config as JSON"
+        )
+    fill: str = options.get("gdn_table_fill", TABLE_FILLS[0])
+    return fill
 
 
 def refuse_unsupported(vllm_config: VllmConfig) -> None:

@@ -83,13 +83,17 @@ def test_all_refusals_come_at_once():
         ({"another_plug_ins": 1}, "host"),
         ({"gdn_table_fill": "host"}, "host"),
         ({"gdn_table_fill": "triton"}, "triton"),
-        (object(), "host"),
     ],
 )
 def test_who_fills_the_tables(additional_config, expected):
     checked = config(additional_config=additional_config)
     refuse_unsupported(checked)
     assert table_fill_option(checked) == expected
+
+
+def test_options_that_cannot_be_read_are_refused():
+    with pytest.raises(ValueError, match="additional_config of type object, expected a dict"):
+        refuse_unsupported(config(additional_config=object()))
 
 
 @pytest.mark.parametrize(
