@@ -25,7 +25,7 @@ from . import (
     triton_context_parallel,
     triton_small,
 )
-from .schemas import NAMESPACE, NOT_EMULATED, SCHEMAS, name_of
+from .schemas import NAMESPACE, NOT_EMULATED, SCHEMAS, TORCH_NPU_SCHEMAS, name_of
 from .torch_npu_stand_in import install_modules
 from .wide import widen
 
@@ -45,12 +45,16 @@ TORCH_NPU_OPERATORS = (
     "_npu_reshape_and_cache",
     "_npu_rotary_embedding",
     "npu_add_rms_norm",
+    "npu_attention_update",
     "npu_fused_infer_attention_score",
     "npu_grouped_matmul",
     "npu_moe_token_unpermute",
     "npu_rms_norm",
     "npu_swiglu",
 )
+
+ATB_OPERATORS = ("npu_paged_cache_load",)
+"""Of ``torch_npu.atb``."""
 
 FLA = "vllm_ascend.ops.triton.fla"
 TRITON_FUNCTIONS = {
@@ -90,7 +94,10 @@ def install(instead: Mapping[str, Callable[..., Any]] = NOTHING) -> None:
     for name in ("modeling_flash_attention_utils", "processing_utils"):
         importlib.import_module(f"transformers.{name}")
 
-    install_modules({name: operator(name) for name in TORCH_NPU_OPERATORS})
+    install_modules(
+        {name: operator(name) for name in TORCH_NPU_OPERATORS},
+        {name: operator(name) for name in ATB_OPERATORS},
+    )
     register_operators(instead)
     os.environ["VLLM_PLUGINS"] = "none"
     install_platform()
@@ -98,6 +105,7 @@ def install(instead: Mapping[str, Callable[..., Any]] = NOTHING) -> None:
         replace(name, function.__name__, instead.get(function.__name__, function))
     for name, (kernel, launch) in TRITON_KERNELS.items():
         replace(name, kernel, triton_small.Kernel(launch))
+    install_sharded_slots()
     if checks.WIDE:
         for name in IN_16_BITS:
             widen(importlib.import_module(name))
@@ -120,13 +128,17 @@ def replace(module_name: str, name: str, stand_in: object) -> None:
 
 
 def register_operators(instead: Mapping[str, Callable[..., Any]]) -> None:
-    """``torch.ops._C_ascend``, on the CPU."""
+    """``torch.ops._C_ascend``, and what is called as ``torch.ops.npu``, on the CPU."""
     for schema in SCHEMAS + NOT_EMULATED:
         name = f"{NAMESPACE}::{name_of(schema)}"
         torch.library.define(name, schema.removeprefix(name_of(schema)))
         if schema in SCHEMAS:
             own = instead.get(name_of(schema)) or operator(name_of(schema))
             torch.library.impl(name, "CPU")(own)
+    for schema in TORCH_NPU_SCHEMAS:
+        name = f"npu::{name_of(schema)}"
+        torch.library.define(name, schema.removeprefix(name_of(schema)))
+        torch.library.impl(name, "CPU")(operator(name_of(schema)))
 
 
 def install_platform() -> None:
@@ -145,3 +157,26 @@ def install_platform() -> None:
         register(*args, **kwargs)
 
     torch_utils.direct_register_custom_op = register_on_cpu
+
+
+def install_sharded_slots() -> None:
+    """Have slots that are shared out to context-parallel ranks reach the "device".
+
+    vllm-ascend's worker/block_table.py (0.23.0.post1) computes them on the device of its arguments,
+    and takes those of the CPU for host copies, which it then leaves on the host.
+    """
+    from vllm_ascend.worker.block_table import BlockTable
+
+    on_the_host = BlockTable._compute_pcp_dcp_slot_mapping
+
+    def on_the_device(
+        table: BlockTable, req_indices: torch.Tensor, positions: torch.Tensor
+    ) -> None:
+        table.block_table.cpu, host = table.block_table.gpu, table.block_table.cpu
+        try:
+            on_the_host(table, req_indices, positions)
+        finally:
+            table.block_table.cpu = host
+        table.slot_mapping.copy_to_gpu(len(req_indices))
+
+    BlockTable._compute_pcp_dcp_slot_mapping = on_the_device

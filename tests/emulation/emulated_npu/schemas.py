@@ -52,6 +52,25 @@ NOT_EMULATED = (
     "int slice_offset, int slice_size) -> Tensor",
 )
 
+TORCH_NPU_SCHEMAS = (
+    "npu_fused_infer_attention_score(Tensor query, Tensor key, Tensor value, *, "
+    "Tensor? pse_shift=None, Tensor? atten_mask=None, SymInt[]? actual_seq_lengths=None, "
+    "SymInt[]? actual_seq_lengths_kv=None, Tensor? dequant_scale1=None, "
+    "Tensor? quant_scale1=None, Tensor? dequant_scale2=None, Tensor? quant_scale2=None, "
+    "Tensor? quant_offset2=None, Tensor? antiquant_scale=None, Tensor? antiquant_offset=None, "
+    "Tensor? block_table=None, Tensor? query_padding_size=None, Tensor? kv_padding_size=None, "
+    "Tensor? key_antiquant_scale=None, Tensor? key_antiquant_offset=None, "
+    "Tensor? value_antiquant_scale=None, Tensor? value_antiquant_offset=None, "
+    "Tensor? key_shared_prefix=None, Tensor? value_shared_prefix=None, "
+    "Tensor? actual_shared_prefix_len=None, int num_heads=1, float scale=1.0, "
+    "int pre_tokens=2147483647, int next_tokens=2147483647, str input_layout='BSH', "
+    "int num_key_value_heads=0, int sparse_mode=0, int inner_precise=0, int block_size=0, "
+    "int antiquant_mode=0, bool softmax_lse_flag=False, int key_antiquant_mode=0, "
+    "int value_antiquant_mode=0) -> (Tensor, Tensor)",
+)
+"""Those of ``torch_npu`` that vllm-ascend calls as ``torch.ops.npu``: from its documentation, but
+for ``scale``, which is what vllm-ascend (and the documentation before) names ``scale_value``."""
+
 
 def name_of(schema: str) -> str:
     return schema.partition("(")[0]

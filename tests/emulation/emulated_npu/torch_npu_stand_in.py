@@ -54,8 +54,13 @@ def _no_memcpy(*arguments: object) -> None:
     raise NotImplementedError("acl.rt.memcpy is not emulated (tests/emulation)")
 
 
-def install_modules(operators: Mapping[str, Callable[..., object]]) -> None:
-    """Put the modules into ``sys.modules``, with ``operators`` in ``torch_npu``; before vLLM."""
+def install_modules(
+    operators: Mapping[str, Callable[..., object]], atb: Mapping[str, Callable[..., object]]
+) -> None:
+    """Put the modules into ``sys.modules``, with ``operators`` in ``torch_npu``; before vLLM.
+
+    ``atb`` are those of ``torch_npu.atb``.
+    """
     npu = make_npu_module()
     torch.utils.rename_privateuse1_backend("npu")
     torch.npu = npu
@@ -71,6 +76,7 @@ def install_modules(operators: Mapping[str, Callable[..., object]]) -> None:
     _add_module("torch_npu", npu=npu, __version__=VERSION, **operators)
     _add_module("torch_npu.npu", **vars(npu))
     sys.modules["torch_npu"].npu = npu
+    _add_module("torch_npu.atb", **atb)
     _add_module("torch_npu._C", _NPUTaskGroupHandle=NotEmulated)
     _add_module("torch_npu._C._distributed_c10d", ProcessGroupHCCL=_ProcessGroupHCCL)
     _add_module("torch_npu.profiler")
