@@ -23,9 +23,15 @@ from vllm_ascend.ops.gdn_attn_builder import (
 
 from ascend_gdn.attention.batch_split import BatchSplit
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
+from ascend_gdn.attention.context_parallel import (
+    ContextParallelSplit,
+    ContextParallelTables,
+    split_context_parallel,
+    tables_of,
+)
 from ascend_gdn.attention.spec_rows import ragged_spec_rows
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
-from ascend_gdn.attention.step_plan import StepPlan
+from ascend_gdn.attention.step_plan import StepInputs, StepPlan
 
 
 @dataclass
@@ -46,6 +52,9 @@ class StepAscendGDNAttentionMetadata(StepGDNAttentionMetadata):
     """[S] int32: which of its tokens' states a request starts from, counted from 1."""
     spec_moved_states: tuple[torch.Tensor, torch.Tensor] | None = None
     """Blocks [M] int64 to copy states from, and to, before the operator runs."""
+    context_parallel: ContextParallelTables | None = None
+    """Under prefill context parallelism: what the ranks exchange of a step with prefills, which
+    this rank may have no tokens of. ``has_initial_state`` then is all True, the convolution's."""
 
 
 class StepAscendGDNAttentionMetadataBuilder(
@@ -85,7 +94,7 @@ class StepAscendGDNAttentionMetadataBuilder(
         started = perf_counter_ns()
         if step.split is None:
             step.split = self._split(common, num_decode_draft_tokens_cpu, step.inputs, step.idle)
-        if step.split.num_prefills > 0 or self._is_ragged(step.split):
+        if self._is_planned(step.split):
             return self._planned_metadata(step, common, started)
         if step.idle:  # the runner's table may still name the blocks of requests that are gone
             table = torch.zeros_like(common.block_table_tensor)
@@ -98,6 +107,25 @@ class StepAscendGDNAttentionMetadataBuilder(
             num_decode_draft_tokens_cpu,
             fast_build,
         )
+
+    def _split(
+        self,
+        common: CommonAttentionMetadata,
+        draft_tokens: torch.Tensor | None,
+        inputs: StepInputs,
+        is_prefilling: torch.Tensor | None = None,
+    ) -> BatchSplit:
+        batch = inputs.context_parallel
+        if batch is None:
+            return super()._split(common, draft_tokens, inputs, is_prefilling)
+        return split_context_parallel(
+            common.query_start_loc_cpu.numpy(), common.seq_lens_cpu_upper_bound.numpy(), batch
+        )
+
+    def _is_planned(self, split: BatchSplit) -> bool:
+        if isinstance(split, ContextParallelSplit):  # alike on all ranks
+            return len(split.prefills) > 0
+        return split.num_prefills > 0 or self._is_ragged(split)
 
     def _is_ragged(self, split: BatchSplit) -> bool:
         spec = split.spec
@@ -116,7 +144,10 @@ class StepAscendGDNAttentionMetadataBuilder(
     def _add_group(self, metadata: Any, plan: StepPlan) -> None:
         super()._add_group(metadata, plan)
         decodes, tables = plan.split.num_decodes, plan.slot.host_tables
-        if plan.split.num_prefills == 1:
+        if isinstance(plan.split, ContextParallelSplit):
+            region = plan.slot.device_tables.context_parallel
+            metadata.context_parallel = tables_of(region, plan.slot.layout, plan.split, self._group)
+        elif plan.split.num_prefills == 1:
             metadata.single_prefill_block = int(tables.state_indices[self._group, decodes])
         if decodes > 0:
             views = plan.slot.views.of(decodes)

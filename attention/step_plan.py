@@ -13,6 +13,11 @@ from vllm.v1.attention.backends.utils import NULL_BLOCK_ID
 
 from ascend_gdn.attention.batch_split import BatchSplit, Requests
 from ascend_gdn.attention.chunk_plan import TableRows, fill_conv_tables, fill_offsets
+from ascend_gdn.attention.context_parallel import (
+    ContextParallelBatch,
+    ContextParallelSplit,
+    fill_context_parallel,
+)
 from ascend_gdn.attention.metadata import (
     GDNCausalConv1dHostMetadata,
     GDNChunkedPrefillMetadata,
@@ -50,6 +55,8 @@ class StepInputs:
     state_columns: np.ndarray | None = None
     """[>= requests] integer: column of the block table where each request's running state is, with
     prefix caching (``mamba_cache_mode="align"``); None: the first one."""
+    context_parallel: ContextParallelBatch | None = None
+    """The whole batch, of which this rank has a part; None without prefill context parallelism."""
 
     def without_requests(self) -> StepInputs:
         """Return inputs of the same shapes for a dummy batch: null blocks, nothing accepted."""
@@ -181,6 +188,11 @@ def fill_slot(
     if slot.layout.conv_block:
         conv_rows = fill_conv_tables(tables, slot.layout, requests.lengths)
         rows = rows._replace(conv=conv_rows)
+    if isinstance(split, ContextParallelSplit):
+        # The layer puts what comes before a rank's part where the convolution finds it.
+        tables.has_initial_state[:seqs] = True
+        all_blocks = inputs.first_blocks(split.prefills.rows)
+        fill_context_parallel(tables.context_parallel, slot.layout, split, all_blocks)
     if split.spec is not None:
         fill_spec(tables, split.spec, inputs)
         _fill_token_indx(tables, split, query_start_loc, slot.layout.arange)

@@ -54,6 +54,8 @@ class TableLayout:
         has_prefills: Whether there are tables of prefills.
         conv_block: Tokens a program of the causal convolution's kernel takes; 0 where the kernel
             needs no table of them.
+        conv_history: Inputs that a convolution looks back at, under prefill context parallelism;
+            0 without.
     """
 
     max_seqs: int
@@ -63,11 +65,17 @@ class TableLayout:
     num_spec: int = 0
     has_prefills: bool = True
     conv_block: int = 0
+    conv_history: int = 0
 
     def without_prefills(self, max_rows: int) -> TableLayout:
         """Layout of the steps without prefills, of up to ``max_rows`` requests and tokens."""
         return replace(
-            self, max_seqs=max_rows, max_tokens=max_rows, has_prefills=False, conv_block=0
+            self,
+            max_seqs=max_rows,
+            max_tokens=max_rows,
+            has_prefills=False,
+            conv_block=0,
+            conv_history=0,
         )
 
     @cached_property
@@ -97,11 +105,20 @@ class TableLayout:
             "num_accepted_tokens": seqs * spec,
             "spec_sequence_masks": flags * spec,
             "spec_state_indices": self.num_groups * seqs * (self.num_spec + 1) * spec,
+            "context_parallel": self.num_context_parallel,
             # Last those that grow with the tokens: a step sends them as far as it fills them.
             "batch_ptr": conv_rows,
             "token_chunk_offset_ptr": conv_rows,
             "token_indx": tokens * spec,
         }
+
+    @property
+    def num_context_parallel(self) -> int:
+        """Elements of what attention/context_parallel.py adds: a group's state indices each, two
+        more rows of ``max_seqs``, and three for each input that a convolution looks back at."""
+        if self.conv_history == 0:
+            return 0
+        return (self.num_groups + 2 + 3 * self.conv_history) * self.max_seqs
 
     @cached_property
     def places(self) -> dict[str, slice]:
@@ -181,6 +198,8 @@ class Tables(Generic[Array]):
     """bool"""
     spec_state_indices: Array
     """[groups, max_seqs, num_spec + 1]"""
+    context_parallel: Array
+    """What attention/context_parallel.py lays out; empty without."""
     batch_ptr: Array
     """Sequence of each of the convolution's programs."""
     token_chunk_offset_ptr: Array

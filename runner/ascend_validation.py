@@ -23,6 +23,7 @@ def refuse_unsupported_on_ascend(
     """
     xlite = (vllm_config.additional_config or {}).get("xlite_graph_config", {})
     context_parallel = vllm_config.parallel_config.prefill_context_parallel_size
+    in_parts = has_gdn_layers and context_parallel > 1
     raise_if_refused(
         (
             # With worker_cls "auto", vllm_ascend/platform.py (0.23.0) takes another worker for
@@ -38,8 +39,14 @@ def refuse_unsupported_on_ascend(
                 "vLLM-Ascend's Xlite worker; switch it off, or leave out --worker-cls",
             ),
             (
-                has_gdn_layers and context_parallel > 1,
-                f"got --prefill-context-parallel-size {context_parallel}, expected 1",
+                in_parts and vllm_config.speculative_config is not None,
+                f"got --prefill-context-parallel-size {context_parallel} with a "
+                "--speculative-config, which this worker does not have together; leave one out",
+            ),
+            (
+                in_parts and vllm_config.cache_config.enable_prefix_caching,
+                f"got --prefill-context-parallel-size {context_parallel} with prefix caching, "
+                "which this worker does not have together; add --no-enable-prefix-caching",
             ),
         )
     )

@@ -72,10 +72,8 @@ class StepModelRunnerMixin(Base):
         """
         batch = self.input_batch
         computed = batch.num_computed_tokens_cpu[:num_reqs]
-        prefills = (computed < batch.num_prompt_tokens[:num_reqs]) & (
-            (num_scheduled_tokens_np > 1) | (computed == 0)
-        )
-        if force_uniform_decode is None and np.count_nonzero(prefills):
+        prefills = np.count_nonzero(computed < batch.num_prompt_tokens[:num_reqs])
+        if force_uniform_decode is None and prefills:
             force_uniform_decode = False
         return super()._determine_batch_execution_and_padding(
             num_tokens,
@@ -104,6 +102,9 @@ class StepModelRunnerMixin(Base):
             self.model_config.hf_text_config.linear_num_value_heads
             // self.parallel_config.tensor_parallel_size
         )
+        conv_history = 0
+        if self.parallel_config.prefill_context_parallel_size > 1:
+            conv_history = self.model_config.hf_text_config.linear_conv_kernel_dim - 1
         layout = TableLayout(
             max_seqs=self.max_num_reqs,
             max_tokens=self.max_num_tokens,
@@ -111,6 +112,7 @@ class StepModelRunnerMixin(Base):
             cumsum_block=cumsum_block_size(value_heads),
             num_spec=builders[0][1].num_spec,
             conv_block=builders[0][1].conv_block,
+            conv_history=conv_history,
         )
         # A graph pads a step without prefills to as many tokens as it was captured with.
         rows = max(

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from vllm.v1.utils import report_usage_stats
@@ -11,6 +12,8 @@ from vllm_ascend.utils import is_310p
 from vllm_ascend.worker.model_runner_v1 import NPUModelRunner
 from vllm_ascend.worker.worker import NPUWorker as AscendNPUWorker
 
+from ascend_gdn.attention.context_parallel import ContextParallelBatch
+from ascend_gdn.attention.step_plan import StepInputs
 from ascend_gdn.runner.ascend_compat import ascend_seams, check_ascend_version
 from ascend_gdn.runner.ascend_validation import refuse_unsupported_on_ascend, repair_all2all_backend
 from ascend_gdn.runner.compat import check_seams
@@ -31,6 +34,17 @@ class StepNPUModelRunner(StepModelRunnerMixin, NPUModelRunner):
         super().initialize_attn_backend(*args, **kwargs)
         self.bind_gdn_builders()
 
+    def _gdn_step_inputs(self, groups: list[int], idle: bool) -> StepInputs:
+        inputs = super()._gdn_step_inputs(groups, idle)
+        if idle or self.pcp_size == 1:
+            return inputs
+        # Taken before _prepare_inputs cuts the prompts (worker/pcp_utils.py, 0.23.0).
+        whole = self.pcp_manager.query_lens_pcp_full.np
+        batch = ContextParallelBatch(
+            whole, self.pcp_manager.num_decode_reqs, self.pcp_size, self.pcp_rank
+        )
+        return replace(inputs, context_parallel=batch)
+
 
 class NPUWorker(StepWorkerMixin, AscendNPUWorker):
     """``--worker-cls ascend_gdn.runner.NPUWorker``."""
@@ -48,6 +62,10 @@ class NPUWorker(StepWorkerMixin, AscendNPUWorker):
 
     def gdn_layer_cls(self) -> type[QwenGatedDeltaNetAttention]:
         # It builds on vLLM-Ascend's operators, which are there once its worker is made.
+        if self.parallel_config.prefill_context_parallel_size > 1:
+            from ascend_gdn.fla.ascend.context_parallel import ContextParallelGatedDeltaNetAttention
+
+            return ContextParallelGatedDeltaNetAttention
         from ascend_gdn.fla.ascend.gdn import StepAscendGatedDeltaNetAttention
 
         return StepAscendGatedDeltaNetAttention

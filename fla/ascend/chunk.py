@@ -57,7 +57,7 @@ def chunk_gated_delta_rule(
     )
     chunk = meta.chunk
     _, k = qk.split_with_sizes((1, 1))  # a method in C++, which split is not
-    g, w, u = _chunk_terms(k, v, g, beta, chunk)
+    g, w, u = chunk_terms(k, v, g, beta, chunk)
     # AscendC's operators take the heads before the tokens. They copy what is not contiguous
     # (csrc/moe/chunk_gated_delta_rule_fwd_h/op_host/op_api, ParamsDataContiguous, 0.23.0), so w and
     # u, which one operator reads once, and g, which is small, are left to them: 2 us each.
@@ -89,7 +89,7 @@ def chunk_gated_delta_rule(
     return final_state
 
 
-def _chunk_terms(
+def chunk_terms(
     k: torch.Tensor,
     v: torch.Tensor,
     g: torch.Tensor,

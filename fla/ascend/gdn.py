@@ -23,7 +23,7 @@ from ascend_gdn.attention.ascend import (
 from ascend_gdn.attention.step_metadata import require_step_metadata
 from ascend_gdn.fla.ascend.chunk import chunk_gated_delta_rule
 
-_PREFILL, _UPDATE = 0, 1
+PREFILL, _UPDATE = 0, 1
 """``run_mode`` of ``npu_causal_conv1d_custom``: whole sequences, or a few tokens of each."""
 
 
@@ -201,7 +201,7 @@ class StepAscendGatedDeltaNetAttention(AscendGatedDeltaNetAttention, QwenGatedDe
             mixed_qkv,
             metadata.non_spec_query_start_loc,
             metadata.non_spec_state_indices_tensor,
-            _PREFILL,
+            PREFILL,
             initial_state_mode=metadata.has_initial_state,
         )
         qk, v = self._heads(mixed_qkv)

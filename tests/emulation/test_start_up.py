@@ -24,6 +24,8 @@ def config(**additional) -> SimpleNamespace:
             prefill_context_parallel_size=1, all2all_backend="allgather_reducescatter"
         ),
         compilation_config=SimpleNamespace(pass_config=SimpleNamespace(enable_sp=False)),
+        cache_config=SimpleNamespace(enable_prefix_caching=False),
+        speculative_config=None,
     )
 
 
@@ -67,12 +69,16 @@ def test_what_needs_another_worker_is_refused():
         refuse(config(xlite_graph_config={"enabled": True}))
 
 
-def test_prefill_context_parallelism_is_refused_where_there_are_gdn_layers():
+def test_what_prefill_context_parallelism_does_not_go_with_is_refused():
     vllm_config = config()
     vllm_config.parallel_config.prefill_context_parallel_size = 2
+    refuse(vllm_config)
+    vllm_config.speculative_config = SimpleNamespace()
+    vllm_config.cache_config.enable_prefix_caching = True
     refuse(vllm_config, has_gdn_layers=False)
-    with pytest.raises(ValueError, match="--prefill-context-parallel-size 2, expected 1"):
+    with pytest.raises(ValueError, match="-size 2 with a --speculative-config") as refused:
         refuse(vllm_config)
+    assert "-size 2 with prefix caching" in str(refused.value)
 
 
 def test_the_all_to_all_backend_is_that_of_vllm_ascends_own_worker():
@@ -89,18 +95,23 @@ def test_the_all_to_all_backend_is_left_alone_under_sequence_parallelism():
 
 
 @pytest.mark.parametrize(
-    ("scheduled", "computed", "prompt", "expected"),
+    ("scheduled", "computed", "prompt", "expected", "ranks"),
     [
-        pytest.param([1, 1], [9, 8], [5, 8], None, id="decodes"),
-        pytest.param([4, 4], [9, 8], [5, 8], None, id="drafts"),
-        pytest.param([4, 4], [9, 4], [5, 8], False, id="a last chunk of K + 1 tokens"),
-        pytest.param([1, 1], [9, 0], [5, 1], False, id="a prompt of one token"),
-        pytest.param([1, 1], [9, 7], [5, 8], None, id="a remainder of one token decodes"),
+        pytest.param([1, 1], [9, 8], [5, 8], None, 1, id="decodes"),
+        pytest.param([4, 4], [9, 8], [5, 8], None, 1, id="drafts"),
+        pytest.param([4, 4], [9, 4], [5, 8], False, 1, id="a last chunk of K + 1 tokens"),
+        pytest.param([1, 1], [9, 0], [5, 1], False, 1, id="a prompt of one token"),
+        pytest.param([1, 1], [9, 7], [5, 8], None, 1, id="a remainder of one token decodes"),
+        pytest.param([1, 1], [9, 7], [5, 9], False, 2, id="a rank's one token of two"),
+        pytest.param([1, 1], [9, 8], [5, 8], None, 2, id="decodes on two ranks"),
     ],
 )
-def test_no_decode_graph_while_a_request_prefills(mocker, scheduled, computed, prompt, expected):
+def test_no_decode_graph_while_a_request_prefills(
+    mocker, scheduled, computed, prompt, expected, ranks
+):
     upstream = mocker.patch.object(NPUModelRunner, "_determine_batch_execution_and_padding")
     runner = StepNPUModelRunner.__new__(StepNPUModelRunner)
+    runner.pcp_size = ranks
     runner.input_batch = SimpleNamespace(  # the last row is past the batch's
         num_computed_tokens_cpu=np.array([*computed, 0]),
         num_prompt_tokens=np.array([*prompt, 7]),
