@@ -29,6 +29,7 @@ def ascend_seams() -> tuple[Seam, ...]:
     from vllm_ascend.device.device_op import DeviceOperator
     from vllm_ascend.ops.gdn import AscendGatedDeltaNetAttention as Layer
     from vllm_ascend.ops.gdn_attn_builder import AscendGDNAttentionMetadataBuilder as Builder
+    from vllm_ascend.ops.triton.fla.chunk_delta_hupdate import chunk_gated_delta_rule_fwd_hupdate
     from vllm_ascend.ops.triton.fla.chunk_scaled_dot_kkt import chunk_scaled_dot_kkt_fwd
     from vllm_ascend.ops.triton.fla.cumsum import chunk_local_cumsum
     from vllm_ascend.ops.triton.fla.l2norm import l2norm_fwd
@@ -36,6 +37,7 @@ def ascend_seams() -> tuple[Seam, ...]:
     from vllm_ascend.ops.triton.fla.utils import clear_ssm_states
     from vllm_ascend.ops.triton.fla.wy_fast import recompute_w_u_fwd
     from vllm_ascend.worker.model_runner_v1 import NPUModelRunner as Runner
+    from vllm_ascend.worker.pcp_utils import PCPManager
     from vllm_ascend.worker.worker import NPUWorker as Worker
 
     return (
@@ -72,5 +74,10 @@ def ascend_seams() -> tuple[Seam, ...]:
             solve_tril,
             ("A", "cu_seqlens", "chunk_indices_large_block", "chunk_indices_bt", "output_dtype"),
         ),
+        Seam(
+            chunk_gated_delta_rule_fwd_hupdate,
+            ("k", "w", "u", "g", "chunk_size", "cu_seqlens", "chunk_indices", "chunk_offsets"),
+        ),
+        Seam(PCPManager.init_batch_info, ("self", "num_scheduled_tokens", "num_reqs")),
         Seam(recompute_w_u_fwd, ("k", "v", "beta", "g_cumsum", "A", "cu_seqlens", "chunk_indices")),
     )

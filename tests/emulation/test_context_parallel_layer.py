@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,20 +17,31 @@ import torch
 from torch.nn.functional import normalize, softplus
 from vllm_ascend.worker.pcp_utils import PCPManager
 
+import allocating_operators
 import ascend_workloads
 from ascend_gdn.attention.context_parallel import ContextParallelBatch
 from ascend_gdn.attention.metadata import GDNContractError
 from ascend_gdn.attention.step_plan import StepInputs
 from ascend_gdn.attention.table_layout import cumsum_block_size
+from ascend_gdn.fla.ascend import context_parallel
 from ascend_gdn.fla.ascend.context_parallel import ContextParallelGatedDeltaNetAttention
 from ascend_gdn.runner.pool import StepBufferPool, StepPools
 from ascend_gdn.runner.stats import GDNStats
 from ascend_gdn.runner.step import GDNSteps
-from ascend_layers import PREFIX, WIDTH, Activations, LayerSizes, StockLayer, make_layer
+from ascend_layers import (
+    PREFIX,
+    WIDTH,
+    Activations,
+    LayerSizes,
+    StockLayer,
+    forward_context,
+    make_layer,
+)
 from workloads import CPU, Workload
 
 from .in_process_ranks import ranks
 from .reference import convolution, delta_rule
+from .test_layer import on_meta, operators_without_data  # noqa: F401
 
 SIZES = LayerSizes(key_heads=1, value_heads=2)
 BLOCKS = 30
@@ -297,3 +309,46 @@ def test_another_split_over_ranks_is_refused():
     side.prepare(type("Rank", (), {"rank_in_group": 0, "world_size": 2}), [5], 0, [3], [False])
     with pytest.raises(GDNContractError, match=r"lengths \[4\] on rank 0 of 2, expected \[3\]"):
         side.step(side.batch.common_metadata())
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(Step(decodes=(0,), prefills=((1, 200), (2, 70))), id="decode and prefills"),
+        pytest.param(Step(prefills=((0, 200), (1, 1))), id="a prompt without tokens on a rank"),
+        pytest.param(Step(decodes=(0,), prefills=((1, 1),)), id="a rank with decodes alone"),
+    ],
+)
+def test_nothing_is_read_back_from_the_device(step: Step, operators_without_data, mocker):  # noqa: F811
+    """As in test_layer.py, on the rank that may have nothing of a prompt."""
+    for name, function in (
+        ("clear_ssm_states", allocating_operators.BY_NAME["clear_ssm_states"]),
+        ("chunk_gated_delta_rule_fwd_hupdate", allocated_hupdate),
+    ):
+        mocker.patch.object(context_parallel, name, function)
+    rows, rank, size = Run.rows(step), 1, 2
+    parts = [1] * len(step.decodes) + [shares(tokens, size)[rank] for _, tokens in step.prefills]
+    side = Ours(Workload("", parts, [9 if i in step.decodes else 0 for i, _ in rows]))
+    group = SimpleNamespace(
+        rank_in_group=rank,
+        world_size=size,
+        all_gather=lambda part, dim: part.expand(size, *part[0].shape),
+    )
+    decoding = [i < len(step.decodes) for i in range(len(rows))]
+    blocks = list(range(1, len(rows) + 1))
+    side.prepare(group, [tokens for _, tokens in rows], len(step.decodes), blocks, decoding)
+    metadata = side.step(side.batch.common_metadata())[0]
+    tables = metadata.context_parallel
+    metadata = on_meta(metadata)
+    assert metadata.context_parallel.state_indices.is_meta and not tables.state_indices.is_meta
+    layer = make_layer(ContextParallelGatedDeltaNetAttention, SIZES, 0, BLOCKS).to("meta")
+    layer.kv_cache = tuple(state.to("meta") for state in layer.kv_cache)
+    activations = Activations.of(SIZES, sum(parts)).to("meta")
+    mocker.patch.object(context_parallel, "get_pcp_group", return_value=group)
+    with torch.inference_mode(), forward_context(metadata):
+        layer._forward_core(*activations.arguments())
+
+
+def allocated_hupdate(k: torch.Tensor, u: torch.Tensor, **tables) -> torch.Tensor:
+    rows = len(tables["chunk_indices"]) + len(tables["cu_seqlens"]) - 1
+    return k.new_empty(1, rows, u.shape[2], k.shape[3], k.shape[3], dtype=torch.float32)

@@ -4,11 +4,6 @@
 Of ``vllm_ascend/ops/triton/fla/chunk_delta_hupdate.py`` and ``chunk_delta_h.py`` (0.23.0.post1),
 by the same names and with the same arguments; ``[1, tokens, heads, ...]``. Their kernels take
 sequences without tokens, which a rank may have.
-
-With them a step under prefill context parallelism gets as far as the first full-attention layer,
-whose ``attention/context_parallel/attention_cp.py`` takes what is not emulated:
-``torch.ops.npu.npu_fused_infer_attention_score`` without a mask and with the log-sum-exp,
-``npu_attention_update``, ``atb.npu_paged_cache_load``.
 """
 
 from __future__ import annotations
