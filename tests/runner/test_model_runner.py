@@ -25,7 +25,9 @@ class StubRunner:
         self.model_config = SimpleNamespace(
             hf_text_config=SimpleNamespace(linear_num_value_heads=8)
         )
-        self.parallel_config = SimpleNamespace(tensor_parallel_size=2)
+        self.parallel_config = SimpleNamespace(
+            tensor_parallel_size=2, prefill_context_parallel_size=1
+        )
         self.vllm_config = SimpleNamespace(additional_config={"gdn_table_fill": "triton"})
         self.speculative_config = None
         self.cache_config = SimpleNamespace(mamba_cache_mode="none")
