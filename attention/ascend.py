@@ -113,11 +113,11 @@ class StepAscendGDNAttentionMetadataBuilder(
         common: CommonAttentionMetadata,
         draft_tokens: torch.Tensor | None,
         inputs: StepInputs,
-        is_prefilling: torch.Tensor | None = None,
+        is_dummy: bool,
     ) -> BatchSplit:
         batch = inputs.context_parallel
         if batch is None:
-            return super()._split(common, draft_tokens, inputs, is_prefilling)
+            return super()._split(common, draft_tokens, inputs, is_dummy)
         return split_context_parallel(
             common.query_start_loc_cpu.numpy(), common.seq_lens_cpu_upper_bound.numpy(), batch
         )

@@ -28,15 +28,8 @@ from ascend_gdn.fla.ascend.context_parallel import ContextParallelGatedDeltaNetA
 from ascend_gdn.runner.pool import StepBufferPool, StepPools
 from ascend_gdn.runner.stats import GDNStats
 from ascend_gdn.runner.step import GDNSteps
-from ascend_layers import (
-    PREFIX,
-    WIDTH,
-    Activations,
-    LayerSizes,
-    StockLayer,
-    forward_context,
-    make_layer,
-)
+from ascend_layers import StockLayer, forward_context
+from lone_layers import PREFIX, WIDTH, Activations, LayerSizes, make_layer
 from workloads import CPU, Workload
 
 from .in_process_ranks import ranks
