@@ -11,7 +11,7 @@ from vllm.v1.worker.gpu_worker import Worker
 from ascend_gdn.runner.compat import check_seams
 from ascend_gdn.runner.gpu_compat import gpu_seams
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
-from ascend_gdn.runner.validation import has_gdn_layers, raise_if_refused
+from ascend_gdn.runner.validation import additional_option, has_gdn_layers, raise_if_refused
 from ascend_gdn.runner.worker import StepWorkerMixin
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class GPUWorker(StepWorkerMixin, Worker):
 
 def refuse_unsupported_on_gpu(vllm_config: VllmConfig) -> None:
     """Raise ``ValueError`` naming what this worker does not support on CUDA."""
-    backend = vllm_config.additional_config.get("gdn_prefill_backend", "auto")
+    backend = additional_option(vllm_config, "gdn_prefill_backend", "auto")
     raise_if_refused(
         [
             (

@@ -20,8 +20,8 @@ def has_gdn_layers(vllm_config: VllmConfig) -> bool:
     return vllm_config.model_config.hf_text_config.model_type in GDN_MODEL_TYPES
 
 
-def table_fill_option(vllm_config: VllmConfig) -> str:
-    """Who is asked to fill the chunk tables: ``gdn_table_fill`` of ``--additional-config``.
+def additional_option(vllm_config: VllmConfig, name: str, default: str) -> str:
+    """What ``--additional-config`` has under ``name``.
 
     Raises ``ValueError`` if that is not a dict.
     """
@@ -29,10 +29,15 @@ def table_fill_option(vllm_config: VllmConfig) -> str:
     if not isinstance(options, dict):  # vLLM takes any object that can be hashed (config/vllm.py)
         raise ValueError(
             f"ascend-gdn: got additional_config of type {type(options).__name__}, expected a dict: "
-            "gdn_table_fill is read from it; give --additional-config as JSON"
+            f"{name} is read from it; give --additional-config as JSON"
         )
-    fill: str = options.get("gdn_table_fill", TABLE_FILLS[0])
-    return fill
+    value: str = options.get(name, default)
+    return value
+
+
+def table_fill_option(vllm_config: VllmConfig) -> str:
+    """Who is asked to fill the chunk tables: ``gdn_table_fill`` of ``--additional-config``."""
+    return additional_option(vllm_config, "gdn_table_fill", TABLE_FILLS[0])
 
 
 def refuse_unsupported(vllm_config: VllmConfig) -> None:

@@ -27,7 +27,7 @@ def current_stream(device: torch.device) -> int:
 
 
 class BoundKernel:
-    """A Triton kernel for arguments that always have the same types.
+    """A Triton kernel for arguments that always have the same types; numbers below 2**31.
 
     It is compiled by Triton as ever, and found again by just what Triton 3.6 compiles for: whether
     an address or a number is divisible by 16, whether a number is 1, what is missing.

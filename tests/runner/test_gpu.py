@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GPU worker, as far as it goes without a GPU: what it is, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+from vllm.v1.worker.gpu_worker import Worker
+
+import ascend_gdn.runner
+from ascend_gdn.runner.gpu import StepGPUModelRunner, refuse_unsupported_on_gpu
+from ascend_gdn.runner.model_runner import StepModelRunnerMixin
+from ascend_gdn.runner.worker import StepWorkerMixin
+
+from .test_validation import config
+
+
+def test_it_is_layered_over_vllms_worker_and_runner():
+    bases = ascend_gdn.runner.GPUWorker.__mro__
+    assert bases.index(StepWorkerMixin) < bases.index(Worker)
+    bases = StepGPUModelRunner.__mro__
+    assert bases.index(StepModelRunnerMixin) < bases.index(GPUModelRunner)
+
+
+@pytest.mark.parametrize("backend", ["auto", "triton", "flashinfer"])
+def test_backends_of_vllm_are_respected(backend):
+    refuse_unsupported_on_gpu(config(additional_config={"gdn_prefill_backend": backend}))
+    refuse_unsupported_on_gpu(config())
+
+
+@pytest.mark.parametrize("backend", ["cutedsl", " CuteDSL "])
+def test_a_backend_with_tables_of_its_own_is_refused(backend):
+    with pytest.raises(ValueError, match="pass --gdn-prefill-backend triton"):
+        refuse_unsupported_on_gpu(config(additional_config={"gdn_prefill_backend": backend}))
