@@ -49,9 +49,9 @@ class StepBufferPool:
         layout: Places of the tables, sized for the largest step.
         device: The model's device. On CPU a slot is one buffer and nothing is copied.
         depth: Slots. A step's copy waits in the stream behind the forward of the step before. With
-            asynchronous scheduling the host is one step ahead: the slot that it takes for step n + 1
-            was sent for step n - 1, whose copy has run once step n's forward has begun. So two
-            slots are enough not to wait, and the fence covers a host that is further ahead.
+            asynchronous scheduling the host is one step ahead: the slot that it takes for step
+            n + 1 was sent for step n - 1, whose copy has run once step n's forward has begun. So
+            two slots are enough not to wait; the fence covers a host that is further ahead.
         stats: Where waits and copied bytes are counted.
         fixed: All slots have one device buffer, so that its addresses are the same in every step.
             Copies to it keep the stream's order. On CPU there is one slot then.
