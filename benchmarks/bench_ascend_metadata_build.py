@@ -24,7 +24,7 @@ from workloads import GROUPS, WORKLOADS  # noqa: E402
 
 
 def main() -> None:
-    arguments = parser_of(__doc__.splitlines()[0])
+    arguments = parser_of(__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(1)  # the engine builds metadata on one thread
     results: dict[str, dict[str, float]] = {}
     compare(
