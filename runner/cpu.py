@@ -39,10 +39,6 @@ class StepCPUModelRunner(StepModelRunnerMixin, CPUModelRunner):
     _mamba_bufs: MambaBuffers | None  # vLLM's
     speculative_config: SpeculativeConfig | None  # vLLM's
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.accepted_of_left_out: dict[str, int] = {}
-        super().__init__(*args, **kwargs)
-
     def initialize_kv_cache(self, *args: Any, **kwargs: Any) -> None:
         super().initialize_kv_cache(*args, **kwargs)
         if self.cache_config.mamba_cache_mode == "align":
@@ -58,26 +54,6 @@ class StepCPUModelRunner(StepModelRunnerMixin, CPUModelRunner):
                 self.kv_cache_config, self.model.get_mamba_state_copy_func(), self._make_buffer
             )
         return self._mamba_bufs
-
-    def _update_states(self, scheduler_output: SchedulerOutput) -> Any:
-        """vLLM's, without forgetting what a request kept of its last step if it sits one out.
-
-        The token budget or a lack of blocks can leave a running request out of a step. vLLM takes
-        it from the batch then, and adds it again as one that kept a single token (add_request in
-        v1/worker/gpu_input_batch.py, 0.23.0): it would go on from the wrong one of its states.
-        """
-        if self.speculative_config is None:
-            return super()._update_states(scheduler_output)
-        batch, left_out = self.input_batch, self.accepted_of_left_out
-        for row, req_id in enumerate(batch.req_ids):
-            if req_id not in scheduler_output.num_scheduled_tokens:
-                left_out[req_id] = int(batch.num_accepted_tokens_cpu[row])
-        corrections = super()._update_states(scheduler_output)
-        cleanup_mamba_state_idx(scheduler_output, left_out)  # those have no state any more
-        for req_id in left_out.keys() & scheduler_output.num_scheduled_tokens.keys():
-            row = batch.req_id_to_index[req_id]
-            batch.num_accepted_tokens_cpu[row] = left_out.pop(req_id)
-        return corrections
 
     def _prepare_inputs(
         self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any

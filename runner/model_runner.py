@@ -13,12 +13,14 @@ from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
 from ascend_gdn.attention.step_plan import StepInputs
 from ascend_gdn.attention.table_fill import make_table_fill
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
+from ascend_gdn.runner.left_out import LeftOutRequests
 from ascend_gdn.runner.pool import StepBufferPool, StepPools
 from ascend_gdn.runner.stats import GDNStats
 from ascend_gdn.runner.step import GDNSteps
 from ascend_gdn.runner.validation import table_fill_option
 
 if TYPE_CHECKING:
+    from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner as Base
 else:
     Base = object
@@ -38,6 +40,7 @@ class StepModelRunnerMixin(Base):
         self.gdn_stats = GDNStats()
         self.gdn_pools: StepPools | None = None
         self.gdn_steps: GDNSteps | None = None
+        self.left_out = LeftOutRequests()
         super().__init__(*args, **kwargs)
 
     def initialize_metadata_builders(self, *args: Any, **kwargs: Any) -> None:
@@ -83,6 +86,34 @@ class StepModelRunnerMixin(Base):
             force_uniform_decode=force_uniform_decode,
             **kwargs,
         )
+
+    def _update_states(self, scheduler_output: SchedulerOutput) -> Any:
+        """vLLM's, without forgetting what a request kept of its last step if it sits one out."""
+        if self.speculative_config is None:
+            return super()._update_states(scheduler_output)
+        batch = self.input_batch
+        self.left_out.update(scheduler_output, batch.req_ids, self.last_accepted_counts)
+        corrections = super()._update_states(scheduler_output)
+        if not self.use_async_scheduling:
+            self.left_out.restore(batch.num_accepted_tokens_cpu, batch.req_id_to_index)
+        return corrections
+
+    def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_inputs(*args, **kwargs)
+        if self.use_async_scheduling and self.left_out.returned:
+            # Only here has vLLM moved the counts to the rows of this step (0.23.0); one that was
+            # not in the last step it gives a 1. preprocess_mamba comes later.
+            rows = self.input_batch.req_id_to_index
+            self.left_out.restore(self.input_batch.num_accepted_tokens_cpu, rows)
+            self.left_out.restore(self.num_accepted_tokens.np, rows)
+            self.num_accepted_tokens.copy_to_gpu()
+        return prepared
+
+    def last_accepted_counts(self) -> np.ndarray:
+        """What each row of the last step kept, int, on the host; waits for that step."""
+        self.num_accepted_tokens_event.synchronize()
+        counts: np.ndarray = self.input_batch.num_accepted_tokens_cpu
+        return counts
 
     def bind_gdn_builders(self) -> None:
         """Make the pools and connect every GDN builder to the steps; leave others alone."""

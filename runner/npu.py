@@ -22,6 +22,7 @@ from ascend_gdn.runner.validation import has_gdn_layers
 from ascend_gdn.runner.worker import StepWorkerMixin
 
 if TYPE_CHECKING:
+    import numpy as np
     from vllm.config import VllmConfig
     from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 
@@ -44,6 +45,12 @@ class StepNPUModelRunner(StepModelRunnerMixin, NPUModelRunner):
             whole, self.pcp_manager.num_decode_reqs, self.pcp_size, self.pcp_rank
         )
         return replace(inputs, context_parallel=batch)
+
+    def last_accepted_counts(self) -> np.ndarray:
+        counts = super().last_accepted_counts()
+        # _update_states_after_model_execute (model_runner_v1.py, 0.23.0) copies them there.
+        return self.num_accepted_tokens.np if self.use_async_scheduling else counts
+
 
 
 class NPUWorker(StepWorkerMixin, AscendNPUWorker):

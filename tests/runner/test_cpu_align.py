@@ -212,35 +212,6 @@ def test_a_request_left_out_of_a_step_keeps_its_place(bases):
     assert left_out > 10
 
 
-def scheduled(*req_ids: str, finished=(), preempted=None, resumed=()) -> SimpleNamespace:
-    cached = SimpleNamespace(req_ids=[], resumed_req_ids=set(resumed))
-    return SimpleNamespace(
-        num_scheduled_tokens=dict.fromkeys(req_ids, 1),
-        finished_req_ids=set(finished),
-        preempted_req_ids=preempted,
-        scheduled_new_reqs=[],
-        scheduled_cached_reqs=cached,
-    )
-
-
-def test_what_a_request_kept_is_known_when_it_comes_back(bases):
-    runner = object.__new__(StepCPUModelRunner)
-    runner.speculative_config, runner.accepted_of_left_out = "speculative", {}
-    runner.requests, runner.input_batch = {}, simulation.Batch(max_seqs=4)
-    runner._update_states(scheduled("a", "b", "c", "d"))
-    runner.input_batch.num_accepted_tokens_cpu[:] = [2, 3, 4, 3]
-    runner._update_states(scheduled("a", preempted={"c"}))
-    runner._update_states(scheduled("a"))
-    # d has been preempted in between, which only shows when it is resumed.
-    runner._update_states(scheduled("a", "d", "c", "b", resumed=["d", "c"]))
-    assert runner.input_batch.req_ids == ["a", "d", "c", "b"]
-    assert runner.input_batch.num_accepted_tokens_cpu.tolist() == [2, 1, 1, 3]
-    runner._update_states(scheduled(finished=["a", "b"]))
-    runner._update_states(scheduled("a"))  # another request of the same name
-    assert runner.input_batch.num_accepted_tokens_cpu[0] == 1
-    assert runner.accepted_of_left_out.keys() == {"c", "d"}
-
-
 def test_vllm_copies_nothing_itself(bases, mocker):
     memcpy = mocker.patch("vllm.v1.worker.mamba_utils.batch_memcpy")
     rng = np.random.default_rng(0)
@@ -254,7 +225,7 @@ def test_vllm_copies_nothing_itself(bases, mocker):
 def test_without_align_mode_nothing_is_copied(bases, mocker):
     after = mocker.patch.object(GPUModelRunner, "_update_states_after_model_execute")
     runner = object.__new__(StepCPUModelRunner)
-    runner.speculative_config = None
+    runner.speculative_config, runner.use_async_scheduling = None, False
     assert runner._prepare_inputs("scheduler output") == (None, None)
     runner._update_states_after_model_execute(torch.tensor([[7]]), "scheduler output")
     after.assert_called_once()

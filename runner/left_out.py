@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What requests that sit a step out kept of their last one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vllm.v1.worker.mamba_utils import cleanup_mamba_state_idx
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import numpy as np
+    from vllm.v1.core.sched.output import SchedulerOutput
+
+
+class LeftOutRequests:
+    """Accepted counts of the running requests that the scheduler left out, by request.
+
+    The token budget or a lack of blocks can leave a running request out of a step. vLLM takes it
+    from the batch then, and adds it again as one that kept a single token (add_request in
+    v1/worker/gpu_input_batch.py, 0.23.0): its GDN layers would go on from the wrong one of the
+    states that its drafts left.
+    """
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, int] = {}
+        self.returned: dict[str, int] = {}
+        """Those that come back in this step."""
+
+    def update(
+        self,
+        scheduler_output: SchedulerOutput,
+        req_ids: Sequence[str],
+        accepted_counts: Callable[[], np.ndarray],
+    ) -> None:
+        """Before vLLM updates the batch, whose rows are still ``req_ids``, those of the last step.
+
+        ``accepted_counts`` returns what each of these rows kept, int, on the host. It may wait for
+        the last step, so it is only called if some row is not in this one.
+        """
+        scheduled = scheduler_output.num_scheduled_tokens.keys()
+        leaving = [(row, req_id) for row, req_id in enumerate(req_ids) if req_id not in scheduled]
+        if leaving:
+            accepted = accepted_counts()
+            self.waiting.update((req_id, int(accepted[row])) for row, req_id in leaving)
+        cleanup_mamba_state_idx(scheduler_output, self.waiting)  # those have no state any more
+        self.returned = {
+            req_id: self.waiting.pop(req_id) for req_id in self.waiting.keys() & scheduled
+        }
+
+    def restore(self, accepted: np.ndarray, rows: Mapping[str, int]) -> None:
+        """Write the counts of those that came back to their ``rows`` of ``accepted``, in place."""
+        for req_id, count in self.returned.items():
+            accepted[rows[req_id]] = count

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""As tests/engine/budgets_job.py, on the emulated NPU.
+
+emulated_budgets_job.py JOB.json RESULT.json PLAN
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "engine"))
+from emulated_npu.install import install
+
+install()
+
+from budgets_job import main  # noqa: E402
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

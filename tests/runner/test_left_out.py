@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The runner's layer over a stub of vLLM's, whose batch forgets requests that sit a step out."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ascend_gdn.runner.model_runner import StepModelRunnerMixin
+
+from . import simulation
+
+POISON = 77
+MAX_SEQS = 4
+
+
+class StubRunner:
+    """vLLM's batch (0.23.0) as far as counts go; its device holds what was last copied to it."""
+
+    def __init__(self, use_async_scheduling: bool) -> None:
+        self.use_async_scheduling = use_async_scheduling
+        self.speculative_config = "speculative"
+        self.requests, self.input_batch = {}, simulation.Batch(MAX_SEQS)
+        self.num_accepted_tokens_event = SimpleNamespace(synchronize=self.arrive)
+        self.num_accepted_tokens = SimpleNamespace(
+            np=np.full(MAX_SEQS, POISON), copy_to_gpu=self.copy_to_gpu
+        )
+        self.on_device = np.full(MAX_SEQS, POISON)
+        self.last_rows: list[str] = []
+        self.arriving: list[int] | None = None
+        self.waits = 0
+
+    def arrive(self) -> None:
+        self.waits += 1
+        if self.arriving is not None:
+            self.input_batch.num_accepted_tokens_cpu[: len(self.arriving)] = self.arriving
+            self.arriving = None
+
+    def copy_to_gpu(self) -> None:
+        self.on_device[:] = self.num_accepted_tokens.np
+
+    def _update_states(self, scheduler_output) -> str:
+        self.last_rows = list(self.input_batch.req_ids)
+        if self.use_async_scheduling:  # the rows' counts stay where they are
+            counts = self.input_batch.num_accepted_tokens_cpu.copy()
+            simulation.update_states(self, scheduler_output)
+            self.input_batch.num_accepted_tokens_cpu[:] = counts
+        else:
+            simulation.update_states(self, scheduler_output)
+        return "corrections"
+
+    def _prepare_inputs(self, scheduler_output) -> str:
+        batch, counts = self.input_batch, self.num_accepted_tokens.np
+        self.num_accepted_tokens_event.synchronize()
+        kept = batch.num_accepted_tokens_cpu.copy()
+        for row, req_id in enumerate(batch.req_ids):
+            if self.use_async_scheduling:
+                known = req_id in self.last_rows
+                counts[row] = kept[self.last_rows.index(req_id)] if known else 1
+                batch.num_accepted_tokens_cpu[row] = counts[row]
+            else:
+                counts[row] = kept[row]
+        self.copy_to_gpu()
+        return "inputs"
+
+
+class Runner(StepModelRunnerMixin, StubRunner):
+    def step(self, scheduler_output, accepted: list[int]) -> dict[str, int]:
+        """A step that keeps ``accepted``; what each of its requests kept before it."""
+        assert self._update_states(scheduler_output) == "corrections"
+        assert self._prepare_inputs(scheduler_output) == "inputs"
+        rows = self.input_batch.req_ids
+        before = dict(zip(rows, self.on_device.tolist(), strict=False))
+        host = self.input_batch.num_accepted_tokens_cpu[: len(rows)]
+        assert host.tolist() == list(before.values())  # for preprocess_mamba
+        host[:] = POISON  # until the step's counts arrive
+        self.arriving = accepted
+        if not self.use_async_scheduling:
+            self.arrive()
+        return before
+
+
+def scheduled(*req_ids: str, finished=(), preempted=None, resumed=()) -> SimpleNamespace:
+    return SimpleNamespace(
+        num_scheduled_tokens=dict.fromkeys(req_ids, 1),
+        finished_req_ids=set(finished),
+        preempted_req_ids=preempted,
+        scheduled_new_reqs=[],
+        scheduled_cached_reqs=SimpleNamespace(req_ids=[], resumed_req_ids=set(resumed)),
+    )
+
+
+@pytest.fixture(params=[False, True], ids=["sync", "async"])
+def runner(request) -> Runner:
+    return Runner(request.param)
+
+
+def test_what_a_request_kept_is_known_when_it_comes_back(runner):
+    assert runner.step(scheduled("a", "b", "c", "d"), [2, 3, 4, 3]) == dict.fromkeys("abcd", 1)
+    assert runner.step(scheduled("a", "d", preempted={"c"}), [4, 2]) == {"a": 2, "d": 3}
+    assert runner.step(scheduled("a"), [3]) == {"a": 4}
+    # d has been preempted in between, which only shows when it is resumed.
+    back = scheduled("a", "d", "c", "b", resumed=["d", "c"])
+    assert runner.step(back, [1, 2, 3, 4]) == {"a": 3, "d": 1, "c": 1, "b": 3}
+    # Once back, a request's counts are vLLM's again.
+    before = runner.step(scheduled("a", "d", "c", "b"), [1, 1, 1, 1])
+    assert before == {"a": 1, "d": 2, "c": 3, "b": 4}
+
+
+def test_a_finished_request_is_forgotten(runner):
+    runner.step(scheduled("a", "b"), [3, 4])
+    runner.step(scheduled("a"), [2])
+    runner.step(scheduled(finished=["a", "b"]), [])
+    assert runner.step(scheduled("a", "b"), [1, 1]) == {"a": 1, "b": 1}  # others of these names
+    assert not runner.left_out.waiting
+
+
+def test_all_sit_out(runner):
+    runner.step(scheduled("a", "b"), [3, 4])
+    runner._update_states(scheduled())  # vLLM prepares no inputs of a step without tokens
+    assert runner.step(scheduled("b", "a"), [1, 1]) == {"b": 4, "a": 3}
+
+
+def test_does_not_wait_for_the_last_step_while_all_go_on(runner):
+    for _ in range(3):
+        runner.step(scheduled("a", "b"), [1, 2])
+    waits = runner.waits
+    runner._update_states(scheduled("a", "b"))
+    assert runner.waits == waits
+    runner._update_states(scheduled("a"))
+    assert runner.waits == waits + 1
+
+
+def test_without_drafts_all_is_vllms(runner):
+    runner.speculative_config = None
+    runner.step(scheduled("a", "b"), [3, 4])
+    runner.step(scheduled("a"), [3])
+    assert runner.step(scheduled("a", "b"), [1, 1]) == {"a": 3, "b": 1}
