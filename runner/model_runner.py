@@ -41,6 +41,7 @@ class StepModelRunnerMixin(Base):
         self.gdn_pools: StepPools | None = None
         self.gdn_steps: GDNSteps | None = None
         self.left_out = LeftOutRequests()
+        self.num_drafting = 0
         super().__init__(*args, **kwargs)
 
     def initialize_metadata_builders(self, *args: Any, **kwargs: Any) -> None:
@@ -71,11 +72,14 @@ class StepModelRunnerMixin(Base):
         """vLLM's, without a decode graph for a batch in which some request prefills.
 
         vLLM takes any batch of equally many tokens a request for decodes: prompts of one token, or
-        a last chunk of num_spec + 1. A decode graph has no prefill: their states would not move.
+        a last chunk of num_spec + 1, also of a request that was preempted and is computed again. A
+        decode graph has no prefill: their states would not move.
         """
         batch = self.input_batch
         computed = batch.num_computed_tokens_cpu[:num_reqs]
         prefills = np.count_nonzero(computed < batch.num_prompt_tokens[:num_reqs])
+        # With several tokens each, all that decode verify drafts.
+        prefills |= num_scheduled_tokens_np[0] > 1 and self.num_drafting < num_reqs
         if force_uniform_decode is None and prefills:
             force_uniform_decode = False
         return super()._determine_batch_execution_and_padding(
@@ -91,6 +95,7 @@ class StepModelRunnerMixin(Base):
         """vLLM's, without forgetting what a request kept of its last step if it sits one out."""
         if self.speculative_config is None:
             return super()._update_states(scheduler_output)
+        self.num_drafting = len(scheduler_output.scheduled_spec_decode_tokens)
         batch = self.input_batch
         self.left_out.update(scheduler_output, batch.req_ids, self.last_accepted_counts)
         corrections = super()._update_states(scheduler_output)

@@ -52,7 +52,6 @@ class StepNPUModelRunner(StepModelRunnerMixin, NPUModelRunner):
         return self.num_accepted_tokens.np if self.use_async_scheduling else counts
 
 
-
 class NPUWorker(StepWorkerMixin, AscendNPUWorker):
     """``--worker-cls ascend_gdn.runner.NPUWorker``."""
 

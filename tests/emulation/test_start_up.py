@@ -95,21 +95,25 @@ def test_the_all_to_all_backend_is_left_alone_under_sequence_parallelism():
 
 
 @pytest.mark.parametrize(
-    ("scheduled", "computed", "prompt", "expected"),
+    ("scheduled", "computed", "prompt", "drafting", "expected"),
     [
-        pytest.param([1, 1], [9, 8], [5, 8], None, id="decodes"),
-        pytest.param([4, 4], [9, 8], [5, 8], None, id="drafts"),
-        pytest.param([4, 4], [9, 4], [5, 8], False, id="a last chunk of K + 1 tokens"),
-        pytest.param([1, 1], [9, 0], [5, 1], False, id="a prompt of one token"),
-        pytest.param([1, 1], [9, 7], [5, 8], False, id="a remainder of one token"),
+        pytest.param([1, 1], [9, 8], [5, 8], 0, None, id="decodes"),
+        pytest.param([4, 4], [9, 8], [5, 8], 2, None, id="drafts"),
+        pytest.param([4, 4], [9, 8], [5, 8], 1, False, id="K + 1 tokens computed again"),
+        pytest.param([4, 4], [9, 4], [5, 8], 1, False, id="a last chunk of K + 1 tokens"),
+        pytest.param([1, 1], [9, 0], [5, 1], 0, False, id="a prompt of one token"),
+        pytest.param([1, 1], [9, 7], [5, 8], 0, False, id="a remainder of one token"),
         pytest.param(
-            [1, 1], [9, 7], [5, 9], False, id="a context-parallel rank's one token of two"
+            [1, 1], [9, 7], [5, 9], 0, False, id="a context-parallel rank's one token of two"
         ),
     ],
 )
-def test_no_decode_graph_while_a_request_prefills(mocker, scheduled, computed, prompt, expected):
+def test_no_decode_graph_while_a_request_prefills(
+    mocker, scheduled, computed, prompt, drafting, expected
+):
     upstream = mocker.patch.object(NPUModelRunner, "_determine_batch_execution_and_padding")
     runner = StepNPUModelRunner.__new__(StepNPUModelRunner)
+    runner.num_drafting = drafting
     runner.input_batch = SimpleNamespace(  # the last row is past the batch's
         num_computed_tokens_cpu=np.array([*computed, 0]),
         num_prompt_tokens=np.array([*prompt, 7]),

@@ -88,6 +88,7 @@ def scheduled(*req_ids: str, finished=(), preempted=None, resumed=()) -> SimpleN
         finished_req_ids=set(finished),
         preempted_req_ids=preempted,
         scheduled_new_reqs=[],
+        scheduled_spec_decode_tokens={},
         scheduled_cached_reqs=SimpleNamespace(req_ids=[], resumed_req_ids=set(resumed)),
     )
 
