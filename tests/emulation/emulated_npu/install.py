@@ -24,6 +24,7 @@ from . import (
     triton_chunk,
     triton_context_parallel,
     triton_small,
+    triton_split_qkv,
 )
 from .schemas import NAMESPACE, NOT_EMULATED, SCHEMAS, TORCH_NPU_SCHEMAS, name_of
 from .torch_npu_stand_in import install_modules
@@ -67,6 +68,7 @@ TRITON_FUNCTIONS = {
     f"{FLA}.solve_tril": triton_chunk.solve_tril,
     f"{FLA}.utils": triton_small.clear_ssm_states,
     f"{FLA}.wy_fast": triton_chunk.recompute_w_u_fwd,
+    "vllm_ascend.ops.triton.triton_utils": triton_split_qkv.get_vectorcore_num,
     "vllm_ascend.ops.triton.layernorm_gated": triton_small.layer_norm_fwd_npu,
     "vllm.model_executor.layers.fla.ops.l2norm": triton_small.l2norm_fwd,
 }
@@ -74,6 +76,10 @@ TRITON_FUNCTIONS = {
 
 TRITON_KERNELS = {
     "vllm_ascend.ops.triton.batch_memcpy": ("batch_memcpy_kernel", triton_small.batch_memcpy),
+    "vllm_ascend.ops.triton.linearnorm.split_qkv_rmsnorm_mrope": (
+        "split_qkv_rmsnorm_mrope_kernel",
+        triton_split_qkv.split_qkv_rmsnorm_mrope,
+    ),
     "vllm.v1.worker.block_table": (
         "_compute_slot_mapping_kernel",
         triton_small.compute_slot_mapping,
