@@ -99,7 +99,7 @@ class Server:
                 elapsed = time.monotonic() - start
                 self.check_alive()
                 if elapsed > timeout:
-                    raise ServerError(self._with_log(f"the server is not up after {timeout:.0f} s"))
+                    raise ServerError(self.with_log(f"the server is not up after {timeout:.0f} s"))
                 line = "".join(bare_message(line) for line in last_lines(self.log, 1))
                 line = line[: max(20, console.width - 40)]
                 status.update(f"starting the server, {elapsed:.0f} s: [dim]{_plain(line)}[/dim]")
@@ -121,7 +121,7 @@ class Server:
                 body = json.load(answer)
         except (urllib.error.URLError, TimeoutError) as error:
             raise ServerError(
-                self._with_log(f"the workers do not answer {method}: {error}")
+                self.with_log(f"the workers do not answer {method}: {error}")
             ) from error
         results: list[object] = body["results"]
         return results
@@ -129,7 +129,7 @@ class Server:
     def check_alive(self) -> None:
         if self.process.poll() is not None:
             raise ServerError(
-                self._with_log(f"the server ended with code {self.process.returncode}")
+                self.with_log(f"the server ended with code {self.process.returncode}")
             )
 
     def stop(self) -> None:
@@ -163,7 +163,8 @@ class Server:
         except (urllib.error.URLError, OSError):
             return False
 
-    def _with_log(self, message: str) -> str:
+    def with_log(self, message: str) -> str:
+        """``message``, the end of the log, and the first error in it."""
         found = first_error(self.log)
         cause = [f"First error in it: {found}"] if found else []
         return "\n".join([f"{message}. The end of {self.log}:", *last_lines(self.log, 20), *cause])

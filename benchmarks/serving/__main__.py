@@ -33,6 +33,7 @@ from serving.report import (
     table,
 )
 from serving.servers import OURS, SIDES, STOCK, ServerError, VLLMServer, with_defaults
+from serving.trace import TraceError, read_trace, step_costs
 
 
 class Comparison:
@@ -54,6 +55,7 @@ class Comparison:
             "starts": options.starts,
             "loads": [vars(load) for load in loads],
             "start_seconds": {side: [] for side in SIDES},
+            "profile": {},
         }
 
     def run(self) -> None:
@@ -67,9 +69,11 @@ class Comparison:
                     self._measure(client, servers, start)
 
     def _started(self, stack: ExitStack, side: str, start: int) -> VLLMServer:
-        log = self.options.out / f"server-{side}-{start}.log"
+        out, model = self.options.out, self.options.model
+        log = out / f"server-{side}-{start}.log"
+        traces = out / f"traces-{side}-{start}" if self.options.profile else None
         worker_cls = self.about["worker_cls"][side]
-        server = VLLMServer(side, self.options.model, worker_cls, self.engine_args, log)
+        server = VLLMServer(side, model, worker_cls, self.engine_args, log, traces)
         print(f"starting {side}: {' '.join(server.command[1:])}", flush=True)
         seconds = stack.enter_context(server).wait(self.options.start_timeout)
         print(f"{side} is up after {seconds:.0f} s", flush=True)
@@ -95,6 +99,22 @@ class Comparison:
         for server in servers:
             if server.side == OURS:
                 self.about["gdn_stats"] = server.call_workers("gdn_stats")
+        # Last: once a worker has a profiler it marks every step.
+        for load in filter(lambda load: load.is_one_prefill, self.loads):
+            for server in servers:
+                if server.traces is not None:
+                    profile = self.about["profile"].setdefault(load.name, {})
+                    profile[server.side] = self._profile(client, server, load, server.traces)
+
+    def _profile(
+        self, client: Client, server: VLLMServer, load: Load, traces: Path
+    ) -> dict[str, float]:
+        with server.profiler():
+            self._round(client, server, load.profiled(), 0, 0, seed=1000 * len(self.loads))
+        costs = step_costs(read_trace(traces))
+        figures = ", ".join(f"{name} {value:.2f}" for name, value in costs.items())
+        print(f"  a prefill step with the profiler on: {figures}", flush=True)
+        return costs
 
     def _round(
         self, client: Client, server: VLLMServer, load: Load, start: int, index: int, seed: int
@@ -102,7 +122,10 @@ class Comparison:
         began = time.monotonic()
         result = client(server.port, load, seed)
         server.check_alive()
-        done = checked_round(result, load, start, index, server.side)
+        try:
+            done = checked_round(result, load, start, index, server.side)
+        except RoundFailedError as error:
+            raise RoundFailedError(server.with_log(str(error))) from error
         figures = ", ".join(f"{key} {value:.2f}" for key, value in done.metrics.items())
         print(
             f"[{time.monotonic() - began:5.1f} s] {load.name}, round {index + 1}, "
@@ -152,6 +175,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--max-concurrency", type=int, default=16)
     add("--ttft-prompts", type=int, nargs="+", default=TTFT_PROMPTS, help="their lengths")
     add("--ttft-concurrency", type=int, nargs="+", default=TTFT_CONCURRENCIES)
+    add("--profile", action="store_true", help="a prefill's costs, by torch's profiler, at the end")
     add("--start-timeout", type=float, default=900, help="seconds")
     add("engine_args", nargs="*", metavar="ENGINE_ARG", help="for both servers, after --")
     ours, engine_args = arguments, []
@@ -190,7 +214,7 @@ def main() -> int:
     try:
         comparison.run()
         complete = True
-    except (ServerError, RoundFailedError) as error:
+    except (ServerError, RoundFailedError, TraceError) as error:
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, ServerError) and options.servers == "both":
             print(

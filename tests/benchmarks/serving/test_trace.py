@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Costs of a prefill step, read off traces made here."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from serving.trace import GDN_OPERATOR, TraceError, read_trace, step_costs
+
+
+def event(cat: str, name: str, start: float, duration: float) -> dict[str, object]:
+    return {"ph": "X", "cat": cat, "name": name, "ts": start, "dur": duration}
+
+
+TWO_STEPS = [
+    {"ph": "M", "name": "process_name"},
+    event("user_annotation", "execute_context_1(512)_generation_0(0)", 0, 3000),
+    event("user_annotation", "execute_context_1(512)_generation_0(0)", 9000, 5000),
+    event("user_annotation", "execute_context_0(0)_generation_1(1)", 20000, 7000),
+    event("gpu_user_annotation", "execute_context_1(512)_generation_0(0)", 0, 9000),
+    event("cpu_op", f"vllm::qwen_{GDN_OPERATOR}", 100, 500),
+    event("cpu_op", f"vllm::qwen_{GDN_OPERATOR}", 9100, 700),
+    event("kernel", "a", 1000, 2000),
+    event("kernel", "inside the first", 1500, 100),
+    event("kernel", "overlaps the first", 2500, 1000),
+    event("gpu_memcpy", "Memcpy HtoD (Pinned -> Device)", 5000, 500),
+    event("gpu_memcpy", "Memcpy HtoD (Pageable -> Device)", 6000, 500),
+    event("gpu_memcpy", "Memcpy DtoH (Device -> Pinned)", 7000, 500),
+    event("cuda_runtime", "cudaEventSynchronize", 8000, 10),
+]
+
+
+def test_means_over_the_prefill_steps():
+    assert step_costs(TWO_STEPS) == {
+        "step_host_ms": 4.0,
+        "gdn_host_ms": 0.6,
+        "gdn_layers": 1,
+        "device_busy_ms": pytest.approx((2.5 + 1.5) / 2),
+        "kernels": 1.5,
+        "pinned_copies": 0.5,
+        "pageable_copies": 0.5,
+        "waits": 0.5,
+    }
+
+
+def test_a_trace_without_a_prefill_step_is_refused():
+    with pytest.raises(TraceError, match="no prefill step"):
+        step_costs(TWO_STEPS[3:])
+
+
+def test_the_newest_trace_of_the_first_worker_is_read(tmp_path):
+    with pytest.raises(TraceError, match="found no trace"):
+        read_trace(tmp_path)
+    for name, events in (("rank1.1", []), ("rank0.2", TWO_STEPS)):
+        with gzip.open(tmp_path / f"dp0_tp0_{name}.pt.trace.json.gz", "wt") as file:
+            json.dump({"traceEvents": events}, file)
+    assert read_trace(tmp_path) == TWO_STEPS
