@@ -7,6 +7,7 @@ from .device import require_cuda
 
 require_cuda()
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ import pytest
 import recall_task
 from recall_task import LONGEST_ANSWER, held_out
 
-from ..engine.job import Job, Result, run
+from ..engine.job import Job, Result, run, run_script
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
 MODEL = Path(recall_task.__file__).parent / "recall_model"
+BUDGETS_JOB = Path(__file__).parents[1] / "engine" / "budgets_job.py"
 CASES = held_out(12, (8, 64, 250, 1000, 2000))
 OUR_WORKER = "ascend_gdn.runner.GPUWorker"
 ENGINE = {
@@ -134,3 +136,15 @@ def test_right_in_every_mode(engine, tmp_path):
         assert result.counters["vllm:num_preemptions"] > 0
     if "additional_config" in engine:
         assert result.stats["table_kernels"] == result.stats["plans_built"] > 0
+
+
+@pytest.mark.parametrize("async_scheduling", [False, True], ids=["synchronous", "asynchronous"])
+def test_requests_left_out_of_steps_go_on_where_they_were(async_scheduling, tmp_path):
+    each = job(OUR_WORKER, DECODE_GRAPHS | MTP | {"async_scheduling": async_scheduling})
+    each.sampling["prompt_logprobs"] = None
+    plan = {"started": [], "set": [], "drawn": [0, 1], "few": 0}
+    values, _ = run_script(str(BUDGETS_JOB), each, tmp_path, json.dumps(plan), timeout=900)
+    assert values["returned"] > 0
+    for result in (Result(**drawn) for drawn in values["drawn"]):
+        assert share_right(result) >= 0.98
+        assert result.counters["vllm:spec_decode_num_accepted_tokens"] > 0
