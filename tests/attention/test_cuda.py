@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The builder for CUDA, on CPU tensors: the convolution's tables against vLLM's own."""
+"""The builder for CUDA, on CPU tensors, against vLLM's own: what its kernels and forward take."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -63,3 +64,16 @@ def test_steps_without_prefills_have_no_convolution_tables(workload):
     ours = OursOnCuda(workload)
     for metadata in ours.step(ours.batch.common_metadata()):
         assert metadata.nums_dict is metadata.batch_ptr is metadata.token_chunk_offset_ptr is None
+
+
+def test_vllms_own_forward_can_copy_by_the_token_indices():
+    # With "flashinfer" it is the layer's forward; its index_copy_ takes int64 alone.
+    workload = Workload("MTP", [4, 4, 70, 30], [9, 8, 64, 0], [3, 3, -1, -1], [2, 4, 1, 1])
+    theirs, ours = Theirs(workload), OursOnCuda(workload)
+    for builder in ours.builders:
+        builder.gdn_prefill_backend = "flashinfer"  # on CPU vLLM resolves all to "triton"
+    expected = theirs.step(theirs.batch.common_metadata())
+    found = ours.step(ours.batch.common_metadata())
+    for want, got in zip(expected, found, strict=True):
+        torch.testing.assert_close(got.spec_token_indx, want.spec_token_indx)
+        torch.testing.assert_close(got.non_spec_token_indx, want.non_spec_token_indx)
