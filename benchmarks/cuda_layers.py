@@ -18,28 +18,40 @@ from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
 from ascend_gdn.fla.cuda.gdn import StepCudaGatedDeltaNetAttention
 from lone_layers import PREFIX, LayerSizes, make_layer
 
+PREFILLS = {
+    "triton": VllmChunkGatedDeltaRule.forward_native,
+    "flashinfer": VllmChunkGatedDeltaRule.forward_cuda,
+}
+"""What vLLM's operator of that name runs; it cannot be made without an engine's configuration."""
+
 
 def stock_layer(
     sizes: LayerSizes,
     num_spec: int,
     blocks: int,
     device: torch.device,
+    prefill_backend: str = "triton",
     layer_cls: type[QwenGatedDeltaNetAttention] = QwenGatedDeltaNetAttention,
 ) -> QwenGatedDeltaNetAttention:
-    """vLLM's layer with the Triton prefill kernels."""
+    """vLLM's layer."""
     layer = make_layer(layer_cls, sizes, num_spec, blocks, device)
-    layer.gdn_prefill_backend = "triton"
+    layer.gdn_prefill_backend = prefill_backend
     layer.enable_packed_recurrent_decode = False
     layer._prefill_kernels_warmed_up = True
-    # As the operator of this name does, which cannot be made without an engine's configuration.
-    layer.chunk_gated_delta_rule = partial(VllmChunkGatedDeltaRule.forward_native, None)
+    layer.chunk_gated_delta_rule = partial(PREFILLS[prefill_backend], None)
     return layer
 
 
 def our_layer(
-    sizes: LayerSizes, num_spec: int, blocks: int, device: torch.device
+    sizes: LayerSizes,
+    num_spec: int,
+    blocks: int,
+    device: torch.device,
+    prefill_backend: str = "triton",
 ) -> QwenGatedDeltaNetAttention:
-    layer = stock_layer(sizes, num_spec, blocks, device, StepCudaGatedDeltaNetAttention)
+    layer = stock_layer(
+        sizes, num_spec, blocks, device, prefill_backend, StepCudaGatedDeltaNetAttention
+    )
     layer.make_kernels()
     return layer
 

@@ -152,7 +152,9 @@ def block_tables(workload: Workload, groups: int = GROUPS) -> list[np.ndarray]:
     return list(blocks.reshape(groups, MAX_NUM_SEQS, width))
 
 
-def builder_arguments(workload: Workload, device: torch.device = CPU) -> dict[str, object]:
+def builder_arguments(
+    workload: Workload, device: torch.device = CPU, prefill_backend: str = "triton"
+) -> dict[str, object]:
     """A configuration with just what both builders read."""
     speculative = None
     if workload.num_spec:
@@ -167,7 +169,7 @@ def builder_arguments(workload: Workload, device: torch.device = CPU) -> dict[st
         ),
         parallel_config=SimpleNamespace(decode_context_parallel_size=1),
         model_config=SimpleNamespace(hf_text_config=SimpleNamespace(linear_key_head_dim=128)),
-        additional_config={"gdn_prefill_backend": "triton"},
+        additional_config={"gdn_prefill_backend": prefill_backend},
         compilation_config=SimpleNamespace(
             cudagraph_mode=SimpleNamespace(has_full_cudagraphs=lambda: workload.full_graph),
             max_cudagraph_capture_size=None,
@@ -190,9 +192,11 @@ def builder_arguments(workload: Workload, device: torch.device = CPU) -> dict[st
 class Side:
     """One side of a comparison: the builders of all groups, and how a step runs them."""
 
-    def __init__(self, workload: Workload, device: torch.device = CPU) -> None:
+    def __init__(
+        self, workload: Workload, device: torch.device = CPU, prefill_backend: str = "triton"
+    ) -> None:
         self.batch = Batch(workload, device)
-        arguments = builder_arguments(workload, device)
+        arguments = builder_arguments(workload, device, prefill_backend)
         self.builders = [self.builder_cls(**arguments) for _ in range(GROUPS)]
 
     builder_cls = GDNAttentionMetadataBuilder
@@ -215,9 +219,13 @@ class Ours(Side):
     builder_cls = StepGDNAttentionMetadataBuilder
 
     def __init__(
-        self, workload: Workload, device: torch.device = CPU, table_fill: str = "host"
+        self,
+        workload: Workload,
+        device: torch.device = CPU,
+        table_fill: str = "host",
+        prefill_backend: str = "triton",
     ) -> None:
-        super().__init__(workload, device)
+        super().__init__(workload, device, prefill_backend)
         layout = TableLayout(
             max_seqs=MAX_NUM_SEQS,
             max_tokens=max(8192, workload.num_tokens),

@@ -34,6 +34,14 @@ WORKLOADS = (
 )
 
 
+@pytest.fixture(params=["triton", "flashinfer"])
+def backend(request) -> dict[str, str]:
+    """The prefill's backend, which a layer and its builder have to agree on."""
+    if request.param == "flashinfer":
+        pytest.importorskip("flashinfer", reason="FlashInfer is not installed")
+    return {"prefill_backend": request.param}
+
+
 def run(side, layer, activations: Activations) -> torch.Tensor:
     """Return the output, after one forward over poisoned rows."""
     metadata = side.step(side.batch.common_metadata())[1]
@@ -44,11 +52,11 @@ def run(side, layer, activations: Activations) -> torch.Tensor:
 
 @pytest.mark.parametrize("padding", [0, 37])
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
-def test_equals_vllm_bit_by_bit(workload, padding):
+def test_equals_vllm_bit_by_bit(workload, padding, backend):
     tokens, spec = workload.num_tokens, workload.num_spec
     theirs, ours = (
-        (Theirs(workload, CUDA), stock_layer(num_spec=spec, **LAYER)),
-        (OursOnCuda(workload, CUDA), our_layer(num_spec=spec, **LAYER)),
+        (Theirs(workload, CUDA, **backend), stock_layer(num_spec=spec, **LAYER, **backend)),
+        (OursOnCuda(workload, CUDA, **backend), our_layer(num_spec=spec, **LAYER, **backend)),
     )
     outputs = [
         run(side, layer, Activations.of(SIZES, tokens + padding).to(CUDA))
@@ -87,10 +95,11 @@ def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("context", [0, 30])
-def test_equals_a_plain_recurrence(context):
+def test_equals_a_plain_recurrence(context, backend):
     lengths = [100, 70]
     workload = Workload("reference", lengths, [context, context])
-    side, layer = OursOnCuda(workload, CUDA), our_layer(num_spec=0, **LAYER)
+    side = OursOnCuda(workload, CUDA, **backend)
+    layer = our_layer(num_spec=0, **LAYER, **backend)
     before = [state.cpu() for state in layer.kv_cache]
     activations = Activations.of(SIZES, sum(lengths))
     out = run(side, layer, activations.to(CUDA)).cpu()
@@ -121,9 +130,10 @@ def test_equals_a_plain_recurrence(context):
         assert torch.equal(layer.kv_cache[0][block].cpu()[: WIDTH - 1], inputs[1 - WIDTH :])
 
 
-def test_a_broken_contract_names_the_layer():
+def test_a_broken_contract_names_the_layer(backend):
     workload = Workload("prefill", [70], [0])
-    side, layer = OursOnCuda(workload, CUDA), our_layer(num_spec=0, **LAYER)
+    side = OursOnCuda(workload, CUDA, **backend)
+    layer = our_layer(num_spec=0, **LAYER, **backend)
     metadata = side.step(side.batch.common_metadata())[0]
     metadata.non_spec_prefill_fallback_meta = None
     activations = Activations.of(SIZES, 70).to(CUDA)
@@ -134,9 +144,10 @@ def test_a_broken_contract_names_the_layer():
         layer._forward_core(*activations.arguments())
 
 
-def test_metadata_of_an_earlier_step_is_refused():
+def test_metadata_of_an_earlier_step_is_refused(backend):
     workload = Workload("prefill", [70], [0])
-    side, layer = OursOnCuda(workload, CUDA), our_layer(num_spec=0, **LAYER)
+    side = OursOnCuda(workload, CUDA, **backend)
+    layer = our_layer(num_spec=0, **LAYER, **backend)
     stale = side.step(side.batch.common_metadata())[0]
     for _ in range(2):  # the ring's depth
         side.step(side.batch.common_metadata())
