@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CUDA: the GDN backend and builder, with what vLLM's Triton convolution and forward take."""
+"""CUDA: the GDN backend and builder, with what vLLM's Triton convolution takes."""
 
 from __future__ import annotations
 
@@ -25,23 +25,6 @@ class StepCudaGDNAttentionMetadataBuilder(StepGDNAttentionMetadataBuilder):
         if conv is not None:
             metadata.batch_ptr = conv.batch_ptr
             metadata.token_chunk_offset_ptr = conv.token_chunk_offset_ptr
-            # What causal_conv1d_fn reads of it when the tables are on the device already.
-            metadata.nums_dict = {
-                CONV_BLOCK: {
-                    "tot": conv.batch_ptr.shape[0],
-                    "mlist": None,
-                    "mlist_len": conv.batch_ptr.shape[0],
-                    "offsetlist": None,
-                    "batch_ptr": conv.batch_ptr,
-                    "token_chunk_offset_ptr": conv.token_chunk_offset_ptr,
-                }
-            }
-        if self.gdn_prefill_backend == "flashinfer" and plan.spec is not None:
-            # The layer's forward is vLLM's own then, and merges the outputs by index_copy_
-            # (_forward_core in model_executor/layers/mamba/gdn/qwen_gdn_linear_attn.py, 0.23.0),
-            # which takes nothing but int64.
-            metadata.spec_token_indx = plan.spec.token_indx.long()
-            metadata.non_spec_token_indx = plan.spec.non_spec_token_indx.long()
         return metadata
 
 

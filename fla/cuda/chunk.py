@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gated DeltaNet prefill on CUDA: vLLM's FLA kernels, over the step's tables.
+"""Gated DeltaNet prefill on CUDA: the chunked delta rule over the step's tables.
 
-The stages are those of vllm/model_executor/layers/fla/ops/chunk.py (0.23.0).
+The stages by vLLM's FLA kernels are those of its model_executor/layers/fla/ops/chunk.py (0.23.0).
 """
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
 
 import torch
 from vllm.model_executor.layers.fla.ops.chunk_delta_h import (
@@ -27,42 +29,8 @@ _BLOCK = 64
 """Columns of K or V that ``recompute_w_u_fwd`` takes at a time (wy_fast.py, 0.23.0)."""
 
 
-class ChunkGatedDeltaRule:
-    """The chunked delta rule for layers of one shape.
-
-    Args:
-        key_heads: Heads of queries and keys a rank.
-        value_heads: Heads of values a rank, a multiple of ``key_heads``.
-        key_dim: Columns of a key, K; at most 256.
-        value_dim: Columns of a value, V.
-    """
-
-    def __init__(self, key_heads: int, value_heads: int, key_dim: int, value_dim: int) -> None:
-        self._heads, self._key_dim, self._value_dim = value_heads, key_dim, value_dim
-        self.scale = key_dim**-0.5
-        sizes = {"H": value_heads, "BT": CHUNK_SIZE}
-        keys = {"Hg": key_heads, "K": key_dim}
-        self._cumsum = TunedKernel(
-            chunk_local_cumsum_scalar_kernel, B=1, **sizes, REVERSE=False, HEAD_FIRST=False
-        )
-        self._kkt = TunedKernel(chunk_scaled_dot_kkt_fwd_kernel, **sizes, **keys)
-        self._solve = TunedKernel(
-            merge_16x16_to_64x64_inverse_kernel,
-            **sizes,
-            USE_TMA=is_tma_supported,
-            DOT_PRECISION=FLA_TRIL_PRECISION,
-        )
-        self._w_u = TunedKernel(
-            recompute_w_u_fwd_kernel, **sizes, **keys, V=value_dim, BK=_BLOCK, BV=_BLOCK
-        )
-        self._h = TunedKernel(
-            chunk_gated_delta_rule_fwd_kernel_h_blockdim64,
-            **sizes,
-            **keys,
-            V=value_dim,
-            USE_EXP2=False,
-        )
-        self._o = TunedKernel(chunk_fwd_kernel_o, **sizes, **keys, V=value_dim)
+class ChunkGatedDeltaRule(ABC):
+    """The chunked delta rule for layers of one shape, whoever's kernels it is made of."""
 
     def __call__(
         self,
@@ -106,6 +74,7 @@ class ChunkGatedDeltaRule:
             chunk.cu_seqlens, chunk.chunk_indices_chunk64, chunk.chunk_offsets_chunk64,
         )  # fmt: skip
 
+    @abstractmethod
     def run(
         self,
         q: torch.Tensor,
@@ -120,6 +89,58 @@ class ChunkGatedDeltaRule:
         chunk_offsets: torch.Tensor,
     ) -> torch.Tensor:
         """The same over tables given one by one, of chunks of 64."""
+
+
+class TritonChunkGatedDeltaRule(ChunkGatedDeltaRule):
+    """The rule by vLLM's FLA kernels.
+
+    Args:
+        key_heads: Heads of queries and keys a rank.
+        value_heads: Heads of values a rank, a multiple of ``key_heads``.
+        key_dim: Columns of a key, K; at most 256.
+        value_dim: Columns of a value, V.
+    """
+
+    def __init__(self, key_heads: int, value_heads: int, key_dim: int, value_dim: int) -> None:
+        self._heads, self._key_dim, self._value_dim = value_heads, key_dim, value_dim
+        self.scale = key_dim**-0.5
+        sizes = {"H": value_heads, "BT": CHUNK_SIZE}
+        keys = {"Hg": key_heads, "K": key_dim}
+        self._cumsum = TunedKernel(
+            chunk_local_cumsum_scalar_kernel, B=1, **sizes, REVERSE=False, HEAD_FIRST=False
+        )
+        self._kkt = TunedKernel(chunk_scaled_dot_kkt_fwd_kernel, **sizes, **keys)
+        self._solve = TunedKernel(
+            merge_16x16_to_64x64_inverse_kernel,
+            **sizes,
+            USE_TMA=is_tma_supported,
+            DOT_PRECISION=FLA_TRIL_PRECISION,
+        )
+        self._w_u = TunedKernel(
+            recompute_w_u_fwd_kernel, **sizes, **keys, V=value_dim, BK=_BLOCK, BV=_BLOCK
+        )
+        self._h = TunedKernel(
+            chunk_gated_delta_rule_fwd_kernel_h_blockdim64,
+            **sizes,
+            **keys,
+            V=value_dim,
+            USE_EXP2=False,
+        )
+        self._o = TunedKernel(chunk_fwd_kernel_o, **sizes, **keys, V=value_dim)
+
+    def run(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        g: torch.Tensor,
+        beta: torch.Tensor,
+        initial_state: torch.Tensor | None,
+        out: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        chunk_indices: torch.Tensor,
+        chunk_offsets: torch.Tensor,
+    ) -> torch.Tensor:
         tokens, heads, chunks = q.shape[0], self._heads, chunk_indices.shape[0]
         key_dim, value_dim = self._key_dim, self._value_dim
         seqs, stream = cu_seqlens.shape[0] - 1, current_stream(q.device)

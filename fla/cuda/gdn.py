@@ -17,17 +17,14 @@ from vllm.model_executor.layers.mamba.mamba_utils import is_conv_state_dim_first
 from vllm.model_executor.layers.mamba.ops.causal_conv1d import causal_conv1d_update
 
 from ascend_gdn.attention.cuda import StepCudaGDNAttentionBackend
-from ascend_gdn.attention.metadata import require_prefill_meta
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata, require_step_metadata
-from ascend_gdn.fla.cuda.chunk import ChunkGatedDeltaRule
+from ascend_gdn.fla.cuda.chunk import ChunkGatedDeltaRule, TritonChunkGatedDeltaRule
 from ascend_gdn.fla.cuda.conv import CausalConv1d, PostConv
+from ascend_gdn.fla.cuda.flashinfer import FlashInferChunkGatedDeltaRule
 
 
 class StepCudaGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
-    """vLLM's layer, its prefill driven by the step's metadata.
-
-    With ``gdn_prefill_backend`` "flashinfer" the forward is vLLM's own, over that metadata.
-    """
+    """vLLM's layer, its prefill driven by the step's metadata."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -45,7 +42,11 @@ class StepCudaGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
             self.conv1d.weight.shape[-1], self.activation, self.conv1d.bias is not None
         )
         self.post_conv = PostConv(*sizes)
-        self.chunk_rule = ChunkGatedDeltaRule(*sizes)
+        self.chunk_rule: ChunkGatedDeltaRule
+        if self.gdn_prefill_backend == "flashinfer":
+            self.chunk_rule = FlashInferChunkGatedDeltaRule(self.head_k_dim, self.head_v_dim)
+        else:
+            self.chunk_rule = TritonChunkGatedDeltaRule(*sizes)
 
     def get_attn_backend(self) -> type[StepCudaGDNAttentionBackend]:
         return StepCudaGDNAttentionBackend
@@ -67,21 +68,12 @@ class StepCudaGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
         """
         attn_metadata = get_forward_context().attn_metadata
         if attn_metadata is None:  # vLLM's profile run
-            if self.gdn_prefill_backend == "triton" and not self._prefill_kernels_warmed_up:
+            if not self._prefill_kernels_warmed_up:
                 self._warm_up(mixed_qkv)
             super()._forward_core(mixed_qkv, b, a, core_attn_out)
             return
         metadata = require_step_metadata(attn_metadata[self.prefix], layer=self.prefix)
         if metadata.num_prefills == 0:
-            super()._forward_core(mixed_qkv, b, a, core_attn_out)
-            return
-        if self.gdn_prefill_backend != "triton":
-            require_prefill_meta(
-                metadata.non_spec_prefill_fallback_meta,
-                layer=self.prefix,
-                num_tokens=metadata.num_prefill_tokens,
-                num_seqs=metadata.num_prefills,
-            )
             super()._forward_core(mixed_qkv, b, a, core_attn_out)
             return
         spec = metadata.num_spec_decode_tokens

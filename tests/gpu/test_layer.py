@@ -69,19 +69,19 @@ def test_equals_vllm_bit_by_bit(workload, padding, backend):
         torch.testing.assert_close(got[1:], want[1:], atol=0, rtol=0)
 
 
-def test_speculative_requests_need_not_come_first():
+def test_speculative_requests_need_not_come_first(backend):
     """vLLM 0.23.0 takes the gates of the batch's first tokens for those of the drafts."""
     prompt, spec = slice(0, 70), slice(70, 77)
     mixed = Workload("a prefill first", [70, 4, 3], [64, 9, 5], [-1, 3, 2], [1, 3, 1])
     sorted_ = Workload("drafts first", [4, 3, 70], [9, 5, 64], [3, 2, -1], [3, 1, 1])
-    ours = OursOnCuda(mixed, CUDA)
-    theirs = Theirs(sorted_, CUDA)
+    ours = OursOnCuda(mixed, CUDA, **backend)
+    theirs = Theirs(sorted_, CUDA, **backend)
     for table in theirs.batch.device_block_tables:
         table[:3] = table[[1, 2, 0]]
     activations = Activations.of(SIZES, 77).to(CUDA)
     order = torch.cat([torch.arange(70, 77), torch.arange(70)]).to(CUDA)
     permuted = Activations(*(t[order].contiguous() for t in activations.arguments()))
-    layers = our_layer(num_spec=3, **LAYER), stock_layer(num_spec=3, **LAYER)
+    layers = [make(num_spec=3, **LAYER, **backend) for make in (our_layer, stock_layer)]
     found = run(ours, layers[0], activations)
     expected = run(theirs, layers[1], permuted)
     torch.testing.assert_close(found[spec], expected[:7], atol=0, rtol=0)

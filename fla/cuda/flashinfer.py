@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gated DeltaNet prefill on CUDA by FlashInfer's kernel, which needs no table of chunks."""
+
+from __future__ import annotations
+
+import torch
+
+from ascend_gdn.fla.cuda.chunk import ChunkGatedDeltaRule
+
+_HEAD_DIM = 128
+
+
+class FlashInferChunkGatedDeltaRule(ChunkGatedDeltaRule):
+    """The rule by FlashInfer, given what vLLM gives it (``fi_chunk_gated_delta_rule`` in
+    model_executor/layers/mamba/gdn/qwen_gdn_linear_attn.py, 0.23.0).
+
+    Args:
+        key_dim: Columns of a key.
+        value_dim: Columns of a value.
+
+    Raises:
+        ValueError: These are not 128. FlashInfer 0.6.12 does not ask, and its kernel for Hopper
+            addresses states of 128 x 128 whatever they are.
+        ImportError: FlashInfer is not installed.
+    """
+
+    def __init__(self, key_dim: int, value_dim: int) -> None:
+        if (key_dim, value_dim) != (_HEAD_DIM, _HEAD_DIM):
+            raise ValueError(
+                f"gdn_prefill_backend 'flashinfer': got linear_key_head_dim {key_dim} and "
+                f"linear_value_head_dim {value_dim}, expected {_HEAD_DIM}; pass "
+                "--gdn-prefill-backend triton"
+            )
+        try:
+            from flashinfer.gdn_prefill import chunk_gated_delta_rule
+        except ImportError as error:
+            raise ImportError(
+                f"gdn_prefill_backend 'flashinfer', which 'auto' means on Hopper: got {error}, "
+                "expected FlashInfer to be installed; install it, or pass "
+                "--gdn-prefill-backend triton"
+            ) from error
+        self._kernel = chunk_gated_delta_rule
+
+    def run(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        g: torch.Tensor,
+        beta: torch.Tensor,
+        initial_state: torch.Tensor | None,
+        out: torch.Tensor,
+        cu_seqlens: torch.Tensor,
+        chunk_indices: torch.Tensor,
+        chunk_offsets: torch.Tensor,
+    ) -> torch.Tensor:
+        if initial_state is None:
+            seqs, heads = cu_seqlens.shape[0] - 1, v.shape[1]
+            initial_state = g.new_zeros(seqs, heads, _HEAD_DIM, _HEAD_DIM)
+        _, final_state = self._kernel(
+            q,
+            k,
+            v,
+            g.exp(),
+            beta,
+            initial_state=initial_state.float(),
+            output_final_state=True,
+            cu_seqlens=cu_seqlens,
+            output=out,
+        )
+        return final_state
