@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.worker.gpu_input_batch import InputBatch
 
 
 class LeftOutRequests:
@@ -53,3 +54,17 @@ class LeftOutRequests:
         """Write the counts of those that came back to their ``rows`` of ``accepted``, in place."""
         for req_id, count in self.returned.items():
             accepted[rows[req_id]] = count
+
+    def replace_draft_placeholders(self, batch: InputBatch) -> None:
+        """Let those that came back verify token 0 where vLLM gives them no draft.
+
+        Its asynchronous scheduler names every draft -1, and the runner puts what the last step
+        drafted in its place (_prepare_input_ids in v1/worker/gpu_model_runner.py, 0.23.0), but for
+        requests that were not in that step: a -1 is no row of an embedding, and ends the engine on
+        CUDA (vllm-project/vllm#37159). Whatever is verified, the answer is the same.
+        """
+        for req_id in self.returned:
+            row = batch.req_id_to_index[req_id]
+            start = batch.num_tokens_no_spec[row]
+            drafts = batch.token_ids_cpu[row, start : start + len(batch.spec_token_ids[row])]
+            drafts[drafts < 0] = 0

@@ -99,7 +99,9 @@ class StepModelRunnerMixin(Base):
         batch = self.input_batch
         self.left_out.update(scheduler_output, batch.req_ids, self.last_accepted_counts)
         corrections = super()._update_states(scheduler_output)
-        if not self.use_async_scheduling:
+        if self.use_async_scheduling:
+            self.left_out.replace_draft_placeholders(batch)
+        else:
             self.left_out.restore(batch.num_accepted_tokens_cpu, batch.req_id_to_index)
         return corrections
 

@@ -7,7 +7,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from vllm.sampling_params import SamplingParams
+from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
+from ascend_gdn.runner.left_out import LeftOutRequests
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 
 from . import simulation
@@ -23,6 +27,9 @@ class StubRunner:
         self.use_async_scheduling = use_async_scheduling
         self.speculative_config = "speculative"
         self.requests, self.input_batch = {}, simulation.Batch(MAX_SEQS)
+        self.input_batch.spec_token_ids = [[] for _ in range(MAX_SEQS)]
+        self.input_batch.num_tokens_no_spec = np.zeros(MAX_SEQS, dtype=np.int32)
+        self.input_batch.token_ids_cpu = np.full((MAX_SEQS, 8), POISON)
         self.num_accepted_tokens_event = SimpleNamespace(synchronize=self.arrive)
         self.num_accepted_tokens = SimpleNamespace(
             np=np.full(MAX_SEQS, POISON), copy_to_gpu=self.copy_to_gpu
@@ -139,3 +146,31 @@ def test_without_drafts_all_is_vllms(runner):
     runner.step(scheduled("a", "b"), [3, 4])
     runner.step(scheduled("a"), [3])
     assert runner.step(scheduled("a", "b"), [1, 1]) == {"a": 3, "b": 1}
+
+
+def test_drafts_that_nobody_made_become_tokens():
+    batch = InputBatch(
+        max_num_reqs=MAX_SEQS,
+        max_model_len=16,
+        max_num_batched_tokens=16,
+        device=torch.device("cpu"),
+        pin_memory=False,
+        vocab_size=1000,
+        block_sizes=[16],
+        kernel_block_sizes=[16],
+        num_spec_tokens=3,
+    )
+    drafts = {"was there": [-1] * 3, "came back": [-1] * 2, "has its own": [7, -1]}
+    for req_id in drafts:
+        request = CachedRequestState(
+            req_id, [5, 6, 7, 8], [], SamplingParams(), None, ([1],), 4, output_token_ids=[9]
+        )
+        batch.add_request(request)
+        batch.update_req_spec_token_ids(request, drafts)
+    left_out = LeftOutRequests()
+    left_out.returned = {"came back": 1, "has its own": 2}
+    left_out.replace_draft_placeholders(batch)
+    texts = {req_id: batch.token_ids_cpu[row] for req_id, row in batch.req_id_to_index.items()}
+    assert texts["was there"][:8].tolist() == [5, 6, 7, 8, 9, -1, -1, -1]  # the runner's to fill
+    assert texts["came back"][:7].tolist() == [5, 6, 7, 8, 9, 0, 0]
+    assert texts["has its own"][:7].tolist() == [5, 6, 7, 8, 9, 7, 0]
