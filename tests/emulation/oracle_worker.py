@@ -36,6 +36,12 @@ class Oracle:
                 drafts[row, place] = guess if place < right else guess ^ 1
         return drafts
 
+    def _prepare_input_ids(self, scheduler_output, num_reqs, num_tokens, *args):
+        super()._prepare_input_ids(scheduler_output, num_reqs, num_tokens, *args)
+        # vLLM-Ascend's embedding gives zeros for what is no token; CUDA's ends the process.
+        tokens = self.input_ids.gpu[:num_tokens]
+        assert (tokens >= 0).all(), f"these are no tokens: {tokens.tolist()}"
+
 
 class OracleRunner(Oracle, StepNPUModelRunner): ...
 
