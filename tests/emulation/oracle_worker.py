@@ -3,25 +3,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
+from oracle import Oracle  # of tests/engine
 
 from ascend_gdn.runner.npu import StepNPUModelRunner
 from emulated_npu.our_worker import OurWorker
 
 
-class Oracle:
-    """Drafts what the model will say, as far as a hash of the place lets it.
-
-    The file named by ``ORACLE`` holds each prompt with its tokens. As in tests/engine; but under
-    async scheduling only the device knows how far a request is.
-    """
+class OracleRunner(StepNPUModelRunner):
+    """Drafts what the oracle says. Under async scheduling only the device knows how far a request
+    is."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        known = json.loads(Path(os.environ["ORACLE"]).read_text())
-        self.known = {tuple(prompt): tokens for prompt, tokens in known}
+        self.oracle = Oracle()
 
     def propose_draft_token_ids(self, sampled_token_ids, *args, **kwargs):
         drafts = super().propose_draft_token_ids(sampled_token_ids, *args, **kwargs)
@@ -29,11 +23,7 @@ class Oracle:
             prompt = self.requests[req_id].prompt_token_ids
             said = max(int(self.num_computed_tokens[row]) + 1 - len(prompt), 0)
             said += int((sampled_token_ids[row] != -1).sum())
-            right = (31 * said + 17 * len(prompt)) % 7  # 3 or more: all of them
-            tokens = self.known[tuple(prompt)][said:]
-            for place in range(drafts.shape[1]):
-                guess = tokens[place] if place < len(tokens) else 1
-                drafts[row, place] = guess if place < right else guess ^ 1
+            self.oracle.draft(drafts[row], prompt, said)
         return drafts
 
     def _prepare_input_ids(self, scheduler_output, num_reqs, num_tokens, *args):
@@ -41,9 +31,6 @@ class Oracle:
         # vLLM-Ascend's embedding gives zeros for what is no token; CUDA's ends the process.
         tokens = self.input_ids.gpu[:num_tokens]
         assert (tokens >= 0).all(), f"these are no tokens: {tokens.tolist()}"
-
-
-class OracleRunner(Oracle, StepNPUModelRunner): ...
 
 
 class OurOracleWorker(OurWorker):

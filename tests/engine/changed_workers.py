@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-from pathlib import Path
 
 import torch
+from oracle import Oracle
 
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
 from ascend_gdn.runner.cpu import CPUWorker, StepCPUModelRunner
@@ -62,16 +60,11 @@ class AmxWorker(CPUWorker):
 
 
 class OracleRunner(StepCPUModelRunner):
-    """Drafts what the model will say, as far as a hash of the place lets it.
-
-    The file named by ``ORACLE`` holds each prompt with its tokens. Random models' MTP layers guess
-    next to nothing right; so every accepted count comes up.
-    """
+    """Drafts what the oracle says."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        known = json.loads(Path(os.environ["ORACLE"]).read_text())
-        self.known = {tuple(prompt): tokens for prompt, tokens in known}
+        self.oracle = Oracle()
 
     def propose_draft_token_ids(self, scheduler_output, sampled_token_ids, *args, **kwargs):
         drafts = super().propose_draft_token_ids(
@@ -80,11 +73,7 @@ class OracleRunner(StepCPUModelRunner):
         for row, req_id in enumerate(self.input_batch.req_ids):
             request = self.requests[req_id]
             said = len(request.output_token_ids) + int((sampled_token_ids[row] != -1).sum())
-            right = (31 * said + 17 * len(request.prompt_token_ids)) % 7  # 3 or more: all of them
-            tokens = self.known[tuple(request.prompt_token_ids)][said:]
-            for place in range(drafts.shape[1]):
-                guess = tokens[place] if place < len(tokens) else 1
-                drafts[row, place] = guess if place < right else guess ^ 1
+            self.oracle.draft(drafts[row], request.prompt_token_ids, said)
         return drafts
 
 
