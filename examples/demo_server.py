@@ -111,20 +111,24 @@ class Server:
 
     def call_workers(self, method: str) -> list[object]:
         """What ``method`` of each worker returns (vLLM's development-mode /collective_rpc)."""
+        body = json.loads(self.post("collective_rpc", {"method": method}))
+        results: list[object] = body["results"]
+        return results
+
+    def post(self, path: str, content: object, timeout: float = 60) -> bytes:
+        """The answer to ``content``, sent as JSON; raises ServerError if there is none."""
         request = urllib.request.Request(
-            f"{self.url}/collective_rpc",
-            data=json.dumps({"method": method}).encode(),
+            f"{self.url}/{path}",
+            data=json.dumps(content).encode(),
             headers={"Content-Type": "application/json"},
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                body = json.load(answer)
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                found: bytes = answer.read()
         except (urllib.error.URLError, TimeoutError) as error:
-            raise ServerError(
-                self.with_log(f"the workers do not answer {method}: {error}")
-            ) from error
-        results: list[object] = body["results"]
-        return results
+            message = f"the server does not answer {content} at /{path}: {error}"
+            raise ServerError(self.with_log(message)) from error
+        return found
 
     def check_alive(self) -> None:
         if self.process.poll() is not None:

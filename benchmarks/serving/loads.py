@@ -25,12 +25,11 @@ class Load:
 
     def warm_up(self) -> "Load":
         """The same prompts, but few of them and with short answers."""
-        return Load(
-            f"{self.name}, warm-up",
-            self.input_len,
-            min(self.output_len, 32),
-            self.max_concurrency,
-            self.max_concurrency,
+        return replace(
+            self,
+            name=f"{self.name}, warm-up",
+            output_len=min(self.output_len, 32),
+            num_prompts=self.max_concurrency,
         )
 
     @property

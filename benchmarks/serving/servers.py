@@ -6,8 +6,6 @@ import json
 import os
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,16 +82,9 @@ class VLLMServer(Server):
     @contextmanager
     def profiler(self) -> Iterator[None]:
         """Run torch's profiler in the workers; afterwards there is a new trace in ``traces``."""
-        self._post("start_profile")
+        self.post("start_profile", {}, timeout=300)
         yield
-        self._post("stop_profile")
-
-    def _post(self, path: str) -> None:
-        try:
-            with urllib.request.urlopen(f"{self.url}/{path}", data=b"", timeout=300):
-                pass
-        except (urllib.error.URLError, TimeoutError) as error:
-            raise ServerError(self.with_log(f"{self.side}: /{path}: {error}")) from error
+        self.post("stop_profile", {}, timeout=300)  # it writes the trace
 
 
 def with_defaults(engine_args: Sequence[str], both_up: bool, seed_flags: bool) -> list[str]:

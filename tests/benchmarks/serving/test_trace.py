@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 
 import pytest
 
@@ -54,7 +55,10 @@ def test_a_trace_without_a_prefill_step_is_refused():
 def test_the_newest_trace_of_the_first_worker_is_read(tmp_path):
     with pytest.raises(TraceError, match="found no trace"):
         read_trace(tmp_path)
-    for name, events in (("rank1.1", []), ("rank0.2", TWO_STEPS)):
-        with gzip.open(tmp_path / f"dp0_tp0_{name}.pt.trace.json.gz", "wt") as file:
-            json.dump({"traceEvents": events}, file)
+    files = {"rank0.3": [], "rank0.2": TWO_STEPS, "rank1.1": []}
+    for newness, (name, events) in enumerate(files.items()):
+        file = tmp_path / f"dp0_tp0_{name}.pt.trace.json.gz"
+        with gzip.open(file, "wt") as opened:
+            json.dump({"traceEvents": events}, opened)
+        os.utime(file, (newness, newness))
     assert read_trace(tmp_path) == TWO_STEPS
