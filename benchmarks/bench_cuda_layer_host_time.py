@@ -10,17 +10,13 @@ done, both a call over several calls in a row. Below some thousand tokens the ho
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-from pathlib import Path
 from time import perf_counter_ns
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from bench_metadata_build import parser_of
 from cuda_layers import forward_context, our_layer, stock_layer
+from host_times import Times, compare_host_times
 from lone_layers import Activations, LayerSizes
 from workloads import OursOnCuda, Side, Theirs, Workload, prefills
 
@@ -61,40 +57,24 @@ class Layer:
         return host / CALLS_PER_ROUND / 1e3, both / CALLS_PER_ROUND / 1e3
 
 
+def sides_of(workload: Workload) -> tuple[Times, Times]:
+    spec = workload.num_spec
+    with torch.inference_mode():
+        stock = Layer(Theirs(workload, DEVICE), stock_layer(SIZES, spec, BLOCKS, DEVICE))
+        ours = Layer(OursOnCuda(workload, DEVICE), our_layer(SIZES, spec, BLOCKS, DEVICE))
+    return stock.microseconds_a_call, ours.microseconds_a_call
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    arguments = parser.parse_args()
-    table = Table(title=f"One GDN layer's forward, microseconds, {torch.cuda.get_device_name()}")
-    for column in ("workload", "vLLM: host", "all", "ours: host", "all", "ratio: host", "all"):
-        table.add_column(column, justify="left" if column == "workload" else "right")
-    results = {}
-    for workload in WORKLOADS:
-        spec = workload.num_spec
-        with torch.inference_mode():
-            sides = (
-                Layer(Theirs(workload, DEVICE), stock_layer(SIZES, spec, BLOCKS, DEVICE)),
-                Layer(OursOnCuda(workload, DEVICE), our_layer(SIZES, spec, BLOCKS, DEVICE)),
-            )
-            for side in sides:
-                side.microseconds_a_call()  # tunes and compiles
-            rounds = [
-                [time for side in sides for time in side.microseconds_a_call()]
-                for _ in range(arguments.rounds)
-            ]
-        medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
-        ratios = [statistics.median(row[i] / row[i + 2] for row in rounds) for i in (0, 1)]
-        names = ("vllm_host_us", "vllm_all_us", "host_us", "all_us", "host_ratio", "all_ratio")
-        results[workload.name] = dict(zip(names, [*medians, *ratios], strict=True))
-        table.add_row(
-            workload.name,
-            *(f"{each:.0f}" for each in medians),
-            *(f"{each:.2f}x" for each in ratios),
-        )
-    Console(width=110).print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    arguments = parser_of(__doc__.splitlines()[0], rounds=15).parse_args()
+    compare_host_times(
+        f"One GDN layer's forward, microseconds, {torch.cuda.get_device_name()}",
+        ("vLLM: host", "all", "ours: host", "all", "ratio: host", "all"),
+        ("vllm_host_us", "vllm_all_us", "host_us", "all_us", "host_ratio", "all_ratio"),
+        ((workload.name, sides_of(workload)) for workload in WORKLOADS),
+        arguments.rounds,
+        arguments.json,
+    )
 
 
 if __name__ == "__main__":

@@ -69,9 +69,9 @@ def compare(
     Console().print(table)
 
 
-def parser_of(description: str) -> argparse.ArgumentParser:
+def parser_of(description: str, rounds: int = 9) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     return parser
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who makes a prefill step's chunk tables, the host or a Triton kernel: both on CUDA, in one run.
 
-    benchmarks/bench_table_fill.py [--rounds 15] [--json FILE]
+    benchmarks/bench_table_fill.py [--rounds 9] [--json FILE]
 
 "host" is what the host does for a step of three KV cache groups until it is free again, "ready" the
 time until the tables are on the device, which had nothing else to do.
@@ -9,15 +9,13 @@ time until the tables are on the device, which had nothing else to do.
 
 from __future__ import annotations
 
-import json
-import statistics
+from functools import partial
 from time import perf_counter_ns
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 from bench_metadata_build import parser_of
+from host_times import compare_host_times
 from workloads import GROUPS, WORKLOADS, OursOnCuda, Side, prefills
 
 CUDA = torch.device("cuda")
@@ -42,39 +40,27 @@ def microseconds_a_step(side: Side) -> tuple[float, float]:
 def main() -> None:
     arguments = parser_of(__doc__.splitlines()[0]).parse_args()
     torch.set_num_threads(1)  # the engine builds metadata on one thread
-    table = Table(title=f"A step's tables, {GROUPS} groups, microseconds, by who fills them")
-    for column in (
-        "workload",
-        "host: host",
-        "ready",
-        "triton: host",
-        "ready",
-        "ratio: host",
-        "ready",
-    ):
-        table.add_column(column, justify="left" if column == "workload" else "right")
-    results = {}
-    for workload in ALL_WORKLOADS:
-        sides = [OursOnCuda(workload, CUDA, fill) for fill in ("host", "triton")]
-        with torch.inference_mode():  # as vLLM's execute_model runs
-            for side in sides:
-                microseconds_a_step(side)  # warm up
-            rounds = [
-                [time for side in sides for time in microseconds_a_step(side)]
-                for _ in range(arguments.rounds)
-            ]
-        medians = [statistics.median(column) for column in zip(*rounds, strict=True)]
-        names = ("host_fill_host_us", "host_fill_ready_us", "triton_host_us", "triton_ready_us")
-        results[workload.name] = dict(zip(names, medians, strict=True))
-        ratios = (medians[2] / medians[0], medians[3] / medians[1])
-        table.add_row(
+    workloads = (
+        (
             workload.name,
-            *(f"{each:.0f}" for each in medians),
-            *(f"{each:.2f}x" for each in ratios),
+            tuple(
+                partial(microseconds_a_step, OursOnCuda(workload, CUDA, fill))
+                for fill in ("triton", "host")
+            ),
         )
-    Console(width=110).print(table)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+        for workload in ALL_WORKLOADS
+    )
+    compare_host_times(
+        f"A step's tables, {GROUPS} groups, microseconds, by who fills them",
+        ("triton: host", "ready", "host: host", "ready", "ratio: host", "ready"),
+        (
+            *("triton_host_us", "triton_ready_us", "host_fill_host_us", "host_fill_ready_us"),
+            *("host_ratio", "ready_ratio"),
+        ),
+        workloads,
+        arguments.rounds,
+        arguments.json,
+    )
 
 
 if __name__ == "__main__":
