@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from vllm.config import CUDAGraphMode
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
@@ -17,10 +18,29 @@ from ascend_gdn.runner.worker import StepWorkerMixin
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
+    from vllm.v1.worker.worker_base import CompilationTimes
+
+
+_WARM_UP_TOKENS = 64
+"""Half of them for a prefill, more than what verifies drafts."""
 
 
 class StepGPUModelRunner(StepModelRunnerMixin, GPUModelRunner):
     """vLLM's model runner, opening a GDN step around each metadata build."""
+
+    def warm_up_prefill(self) -> None:
+        """Run decodes and a prefill once, with the KV cache in place.
+
+        Before that the convolution cannot be compiled, whose kernel takes the number of blocks as a
+        constant (causal_conv1d.py, 0.23.0): otherwise the first request waits for it.
+        """
+        self._dummy_run(
+            min(_WARM_UP_TOKENS, self.max_num_tokens),
+            cudagraph_runtime_mode=CUDAGraphMode.NONE,
+            force_attention=True,
+            create_mixed_batch=True,
+            skip_eplb=True,
+        )
 
 
 class GPUWorker(StepWorkerMixin, Worker):
@@ -42,6 +62,12 @@ class GPUWorker(StepWorkerMixin, Worker):
 
     def make_model_runner(self) -> StepGPUModelRunner:
         return StepGPUModelRunner(self.vllm_config, self.device)
+
+    def compile_or_warm_up_model(self) -> CompilationTimes:
+        if self.has_gdn_layers:
+            # First: at its end vLLM starts to watch for kernels that are compiled too late.
+            self.model_runner.warm_up_prefill()
+        return super().compile_or_warm_up_model()
 
 
 def refuse_unsupported_on_gpu(vllm_config: VllmConfig) -> None:

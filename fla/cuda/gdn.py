@@ -205,7 +205,10 @@ class StepCudaGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
         """Tune and compile, before the KV cache takes the memory and a request has to wait."""
         x = torch.zeros(64, mixed_qkv.shape[1], dtype=mixed_qkv.dtype, device=mixed_qkv.device)
         gates = x[:, : self.num_v_heads // self.tp_size].contiguous()
-        q, k, v, g, beta = self.post_conv(x, gates, gates, self.A_log, self.dt_bias)
+        for tokens in (1, 2, 64):  # Triton compiles for 1 and for multiples of 16 on their own
+            q, k, v, g, beta = self.post_conv(
+                x[:tokens], gates[:tokens], gates[:tokens], self.A_log, self.dt_bias
+            )
         tables = torch.tensor([0, 64, 0, 0, 0, 1], dtype=torch.int32, device=x.device)
         state = torch.zeros(
             1, *self.get_state_shape()[1], dtype=self.get_state_dtype()[1], device=x.device

@@ -8,12 +8,15 @@ from .device import require_cuda
 require_cuda()
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import recall_task
 from recall_task import LONGEST_ANSWER, held_out
+from tiny_checkpoint import TinySizes, write_checkpoint
 
 from ..engine.job import Job, Result, run, run_script
 
@@ -44,6 +47,7 @@ PIECEWISE_GRAPHS = {
 }
 MTP = {"speculative_config": {"method": "qwen3_next_mtp", "num_speculative_tokens": 3}}
 PREFIX_CACHING = {"enable_prefix_caching": True, "mamba_cache_mode": "align"}
+GDN_KERNELS = "conv1d|post_conv|chunk|merge_16x16|recompute_w_u|delta_rule"
 ENV = {"CUDA_VISIBLE_DEVICES": None, "TORCH_COMPILE_DISABLE": None}
 
 
@@ -69,18 +73,7 @@ def share_right(result: Result) -> float:
     return sum(right) / len(right)
 
 
-@pytest.mark.parametrize("mtp", [{}, MTP], ids=["plain", "MTP"])
-@pytest.mark.parametrize(
-    "graphs",
-    [EAGER, DECODE_GRAPHS, PIECEWISE_GRAPHS],
-    ids=["eager", "decode graphs", "piecewise graphs"],
-)
-def test_answers_as_vllms_own_worker(graphs, mtp, tmp_path):
-    results = [
-        run(job(worker, graphs | mtp), tmp_path, timeout=900) for worker in ("auto", OUR_WORKER)
-    ]
-    assert all(share_right(result) >= 0.98 for result in results)
-    stock, ours = results
+def assert_same_answers(stock: Result, ours: Result) -> None:
     assert ours.tokens == stock.tokens
     differences = [
         abs(left - right)
@@ -89,6 +82,20 @@ def test_answers_as_vllms_own_worker(graphs, mtp, tmp_path):
     ]
     print(f"largest logprob difference to vLLM's worker: {max(differences):.1e}")
     assert sum(differences) / len(differences) < 0.02
+
+
+@pytest.mark.parametrize("mtp", [{}, MTP], ids=["plain", "MTP"])
+@pytest.mark.parametrize(
+    "graphs",
+    [EAGER, DECODE_GRAPHS, PIECEWISE_GRAPHS],
+    ids=["eager", "decode graphs", "piecewise graphs"],
+)
+def test_answers_as_vllms_own_worker(graphs, mtp, tmp_path):
+    stock, ours = (
+        run(job(worker, graphs | mtp), tmp_path, timeout=900) for worker in ("auto", OUR_WORKER)
+    )
+    assert all(share_right(result) >= 0.98 for result in (stock, ours))
+    assert_same_answers(stock, ours)
     stats = ours.stats
     assert stats["plans_built"] == stats["prefill_steps"] > 0
     assert stats["bytes_copied"] > 0 == stats["table_kernels"]
@@ -136,6 +143,45 @@ def test_right_in_every_mode(engine, tmp_path):
         assert result.counters["vllm:num_preemptions"] > 0
     if "additional_config" in engine:
         assert result.stats["table_kernels"] == result.stats["plans_built"] > 0
+
+
+def test_answers_as_vllms_own_worker_with_flashinfer(tmp_path):
+    pytest.importorskip("flashinfer", reason="FlashInfer is not installed")
+    # The trained model's heads are not of the 128 columns that FlashInfer takes.
+    model = write_checkpoint(tmp_path / "model", TinySizes(layers=4))
+    engine = {"gdn_prefill_backend": "flashinfer", "enable_flashinfer_autotune": False}
+    results = []
+    for worker in ("auto", OUR_WORKER):
+        each = job(worker, DECODE_GRAPHS | MTP | engine | {"max_num_batched_tokens": 256})
+        each.model, each.max_tokens = str(model), 16
+        results.append(run(each, tmp_path, timeout=900))
+        assert "Using FlashInfer GDN prefill kernel" in results[-1].log
+    assert_same_answers(*results)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_right_on_two_gpus(tmp_path):
+    result = run(
+        job(OUR_WORKER, DECODE_GRAPHS | MTP | {"tensor_parallel_size": 2}), tmp_path, timeout=900
+    )
+    assert share_right(result) >= 0.98
+    first, second = result.worker_stats
+    assert first["plans_built"] == second["plans_built"] > 0
+    assert result.counters["vllm:spec_decode_num_accepted_tokens"] > 0
+
+
+@pytest.mark.parametrize("mtp", [{}, MTP], ids=["plain", "MTP"])
+def test_no_prompt_waits_for_a_gdn_kernel_to_be_compiled(mtp, tmp_path):
+    # Prompts of a batch, then with decodes before them and of a multiple of 16.
+    each = job(OUR_WORKER, DECODE_GRAPHS | mtp | {"max_num_batched_tokens": 512})
+    each.prompts += [each.prompts[-1][-16 * count :] for count in range(1, 9)]
+    each.sampling["prompt_logprobs"] = None
+    each.rounds = [1, len(each.prompts) - 1]
+    log = run(each, tmp_path, timeout=900).log
+    assert "Kernel JIT monitor activated" in log
+    late = re.findall(r"JIT compilation during inference: (\w+)", log)
+    print("compiled for a request:", *late)  # vLLM's attention, experts, sampler
+    assert [kernel for kernel in late if re.search(GDN_KERNELS, kernel)] == []
 
 
 @pytest.mark.parametrize("async_scheduling", [False, True], ids=["synchronous", "asynchronous"])
