@@ -7,6 +7,7 @@ recurrent [blocks, Hv, V, K].
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import torch
@@ -203,12 +204,13 @@ class StepCudaGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
 
     def _warm_up(self, mixed_qkv: torch.Tensor) -> None:
         """Tune and compile, before the KV cache takes the memory and a request has to wait."""
-        x = torch.zeros(64, mixed_qkv.shape[1], dtype=mixed_qkv.dtype, device=mixed_qkv.device)
+        x = torch.zeros(65, mixed_qkv.shape[1], dtype=mixed_qkv.dtype, device=mixed_qkv.device)
         gates = x[:, : self.num_v_heads // self.tp_size].contiguous()
-        for tokens in (1, 2, 64):  # Triton compiles for 1 and for multiples of 16 on their own
-            q, k, v, g, beta = self.post_conv(
-                x[:tokens], gates[:tokens], gates[:tokens], self.A_log, self.dt_bias
-            )
+        # Triton compiles on its own for 1 token, for multiples of 16, and for gates whose first
+        # row, behind an odd number of decodes, is not aligned to 16 bytes.
+        for start, tokens in product((1, 0), (1, 2, 64)):
+            own_x, own_gates = x[start : start + tokens], gates[start : start + tokens]
+            q, k, v, g, beta = self.post_conv(own_x, own_gates, own_gates, self.A_log, self.dt_bias)
         tables = torch.tensor([0, 64, 0, 0, 0, 1], dtype=torch.int32, device=x.device)
         state = torch.zeros(
             1, *self.get_state_shape()[1], dtype=self.get_state_dtype()[1], device=x.device
