@@ -30,8 +30,9 @@ from ascend_gdn.attention.context_parallel import (
     tables_of,
 )
 from ascend_gdn.attention.spec_rows import ragged_spec_rows
+from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
-from ascend_gdn.attention.step_plan import StepInputs, StepPlan
+from ascend_gdn.attention.step_plan import StepPlan
 
 
 @dataclass

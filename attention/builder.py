@@ -15,8 +15,9 @@ from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadataBuilder
 from ascend_gdn.attention.batch_split import BatchSplit, split_batch
 from ascend_gdn.attention.decode_plan import DecodePlan
 from ascend_gdn.attention.metadata import GDNContractError
+from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
-from ascend_gdn.attention.step_plan import StepInputs, StepPlan
+from ascend_gdn.attention.step_plan import StepPlan
 
 
 class Step(Protocol):

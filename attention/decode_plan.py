@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ascend_gdn.attention.batch_split import BatchSplit
+from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
-from ascend_gdn.attention.step_plan import Slot, StepInputs, fill_spec
+from ascend_gdn.attention.step_plan import Slot, fill_spec
 
 
 def fill_decode_slot(slot: Slot, split: BatchSplit, inputs: StepInputs) -> None:

@@ -3,21 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
-from vllm.v1.attention.backends.utils import NULL_BLOCK_ID
 
 from ascend_gdn.attention.batch_split import BatchSplit, Requests
 from ascend_gdn.attention.chunk_plan import TableRows, fill_conv_tables, fill_offsets
-from ascend_gdn.attention.context_parallel import (
-    ContextParallelBatch,
-    ContextParallelSplit,
-    fill_context_parallel,
-)
+from ascend_gdn.attention.context_parallel import ContextParallelSplit, fill_context_parallel
 from ascend_gdn.attention.metadata import (
     GDNCausalConv1dHostMetadata,
     GDNChunkedPrefillMetadata,
@@ -26,6 +20,7 @@ from ascend_gdn.attention.metadata import (
     TableSlot,
 )
 from ascend_gdn.attention.seq_tables import SeqTables, SeqViews, SpecSeqTables
+from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.table_fill import TableFill
 from ascend_gdn.attention.table_layout import TableLayout, Tables
 
@@ -44,49 +39,6 @@ class Slot(TableSlot, Protocol):
 
 
 @dataclass(eq=False)  # not frozen: each step makes one
-class StepInputs:
-    """What a step takes from the runner's host buffers, beside what a builder is given."""
-
-    block_tables: Sequence[np.ndarray]
-    """A group each: [>= R, blocks] int32, the state blocks of each request."""
-    num_accepted_tokens: np.ndarray | None = None
-    """[>= R] integer: tokens that each request kept of its last step; None without speculative
-    decoding."""
-    state_columns: np.ndarray | None = None
-    """[>= requests] integer: column of the block table where each request's running state is, with
-    prefix caching (``mamba_cache_mode="align"``); None: the first one."""
-    context_parallel: ContextParallelBatch | None = None
-    """The whole batch, of which this rank has a part; None without prefill context parallelism."""
-
-    def without_requests(self) -> StepInputs:
-        """Return inputs of the same shapes for a dummy batch: null blocks, nothing accepted."""
-        accepted = self.num_accepted_tokens
-        return StepInputs(
-            [np.full_like(table, NULL_BLOCK_ID) for table in self.block_tables],
-            None if accepted is None else np.ones_like(accepted),
-        )
-
-    def first_blocks(self, rows: np.ndarray | slice) -> list[np.ndarray]:
-        """A group each, [n] int32: the block of each of ``rows`` that has its running state."""
-        if self.state_columns is None:
-            return [table[rows, 0] for table in self.block_tables]
-        columns, rows = self.state_columns[rows], _as_array(rows)
-        return [table[rows, columns] for table in self.block_tables]
-
-    def spec_blocks(self, group: int, rows: np.ndarray | slice, count: int) -> np.ndarray:
-        """[n, count] int32: that block and those that follow it, a speculative token each."""
-        table = self.block_tables[group]
-        if self.state_columns is None:
-            return table[rows, :count]
-        columns = self.state_columns[rows, None] + np.arange(count)
-        return table[_as_array(rows)[:, None], columns]
-
-
-def _as_array(rows: np.ndarray | slice) -> np.ndarray:
-    return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
-
-
-@dataclass(eq=False)  # not frozen, as above
 class SpecTables:
     """What S speculative requests add to a step, on the device."""
 

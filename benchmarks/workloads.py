@@ -15,7 +15,7 @@ from vllm.v1.kv_cache_interface import MambaSpec
 
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
 from ascend_gdn.attention.cuda import StepCudaGDNAttentionMetadataBuilder
-from ascend_gdn.attention.step_plan import StepInputs
+from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.table_fill import make_table_fill
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
 from ascend_gdn.runner.pool import StepBufferPool, StepPools

@@ -10,7 +10,7 @@ import numpy as np
 from vllm.logger import init_logger
 
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
-from ascend_gdn.attention.step_plan import StepInputs
+from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.table_fill import make_table_fill
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
 from ascend_gdn.runner.left_out import LeftOutRequests

@@ -13,7 +13,7 @@ from vllm_ascend.worker.model_runner_v1 import NPUModelRunner
 from vllm_ascend.worker.worker import NPUWorker as AscendNPUWorker
 
 from ascend_gdn.attention.context_parallel import ContextParallelBatch
-from ascend_gdn.attention.step_plan import StepInputs
+from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.runner.ascend_compat import ascend_seams, check_ascend_version
 from ascend_gdn.runner.ascend_validation import refuse_unsupported_on_ascend, repair_all2all_backend
 from ascend_gdn.runner.compat import check_seams

@@ -11,9 +11,9 @@ import numpy as np
 from ascend_gdn.attention.batch_split import BatchSplit
 from ascend_gdn.attention.decode_plan import DecodePlan, fill_decode_slot
 from ascend_gdn.attention.metadata import GDNContractError
+from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
 from ascend_gdn.attention.step_plan import (
-    StepInputs,
     StepPlan,
     check_capacity,
     fill_slot,

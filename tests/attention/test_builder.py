@@ -12,7 +12,7 @@ from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
 
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
 from ascend_gdn.attention.metadata import GDNContractError
-from ascend_gdn.attention.step_plan import StepInputs
+from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.runner.stats import GDNStats
 from ascend_gdn.runner.step import GDNSteps
 from workloads import DECODE_WORKLOADS, WORKLOADS, Ours, Theirs, Workload, builder_arguments

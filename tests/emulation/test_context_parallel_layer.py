@@ -21,7 +21,7 @@ import allocating_operators
 import ascend_workloads
 from ascend_gdn.attention.context_parallel import ContextParallelBatch
 from ascend_gdn.attention.metadata import GDNContractError
-from ascend_gdn.attention.step_plan import StepInputs
+from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.table_layout import cumsum_block_size
 from ascend_gdn.fla.ascend import context_parallel
 from ascend_gdn.fla.ascend.context_parallel import ContextParallelGatedDeltaNetAttention
