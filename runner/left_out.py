@@ -34,12 +34,14 @@ class LeftOutRequests:
         scheduler_output: SchedulerOutput,
         req_ids: Sequence[str],
         accepted_counts: Callable[[], np.ndarray],
-    ) -> None:
+    ) -> np.ndarray | None:
         """Before vLLM updates the batch, whose rows are still ``req_ids``, those of the last step.
 
         ``accepted_counts`` returns what each of these rows kept, int, on the host. It may wait for
-        the last step, so it is only called if some row is not in this one.
+        the last step, so it is only called if some row is not in this one. Returns what it
+        returned, or None.
         """
+        accepted = None
         scheduled = scheduler_output.num_scheduled_tokens.keys()
         leaving = [(row, req_id) for row, req_id in enumerate(req_ids) if req_id not in scheduled]
         if leaving:
@@ -49,6 +51,7 @@ class LeftOutRequests:
         self.returned = {
             req_id: self.waiting.pop(req_id) for req_id in self.waiting.keys() & scheduled
         }
+        return accepted
 
     def restore(self, accepted: np.ndarray, rows: Mapping[str, int]) -> None:
         """Write the counts of those that came back to their ``rows`` of ``accepted``, in place."""

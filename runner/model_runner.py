@@ -97,12 +97,17 @@ class StepModelRunnerMixin(Base):
             return super()._update_states(scheduler_output)
         self.num_drafting = len(scheduler_output.scheduled_spec_decode_tokens)
         batch = self.input_batch
-        self.left_out.update(scheduler_output, batch.req_ids, self.last_accepted_counts)
+        last = self.left_out.update(scheduler_output, batch.req_ids, self.last_accepted_counts)
+        kept = None if last is None else last.copy()
         corrections = super()._update_states(scheduler_output)
-        if self.use_async_scheduling:
-            self.left_out.replace_draft_placeholders(batch)
-        else:
+        if not self.use_async_scheduling:
             self.left_out.restore(batch.num_accepted_tokens_cpu, batch.req_id_to_index)
+            return corrections
+        if last is not None and kept is not None and batch.prev_req_id_to_index:
+            # If some row of the last step is left, _prepare_inputs looks the counts up by the rows
+            # of then, and expects them to arrive there; vLLM has just moved them with their rows.
+            last[:] = kept
+        self.left_out.replace_draft_placeholders(batch)
         return corrections
 
     def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
@@ -182,14 +187,15 @@ class StepModelRunnerMixin(Base):
         batch = self.input_batch
         inputs = StepInputs(
             block_tables=[batch.block_table[group].get_numpy_array() for group in groups],
-            # _prepare_inputs waits for the counts of the last step, so the host's are exact.
+            # _prepare_inputs waits for the counts of the last step, and brings them to this one's
+            # rows: the host's are exact.
             num_accepted_tokens=self.num_accepted_tokens.np if self.speculative_config else None,
         )
         if idle:
             return inputs.without_requests()
         if self.cache_config.mamba_cache_mode == "align":
             # Where preprocess_mamba has just put each request's state.
-            columns = np.array([self.mamba_state_idx[request] for request in batch.req_ids])
+            columns = np.fromiter(map(self.mamba_state_idx.__getitem__, batch.req_ids), np.int64)
             inputs = replace(inputs, state_columns=columns)
         return inputs
 

@@ -35,7 +35,7 @@ class StubRunner:
             np=np.full(MAX_SEQS, POISON), copy_to_gpu=self.copy_to_gpu
         )
         self.on_device = np.full(MAX_SEQS, POISON)
-        self.last_rows: list[str] = []
+        self.last_rows: dict[str, int] = {}
         self.arriving: list[int] | None = None
         self.waits = 0
 
@@ -49,13 +49,12 @@ class StubRunner:
         self.on_device[:] = self.num_accepted_tokens.np
 
     def _update_states(self, scheduler_output) -> str:
-        self.last_rows = list(self.input_batch.req_ids)
-        if self.use_async_scheduling:  # the rows' counts stay where they are
-            counts = self.input_batch.num_accepted_tokens_cpu.copy()
-            simulation.update_states(self, scheduler_output)
-            self.input_batch.num_accepted_tokens_cpu[:] = counts
-        else:
-            simulation.update_states(self, scheduler_output)
+        batch, staying = self.input_batch, scheduler_output.num_scheduled_tokens
+        self.last_rows = {
+            req_id: row for row, req_id in enumerate(batch.req_ids) if req_id in staying
+        }
+        batch.prev_req_id_to_index = self.last_rows
+        simulation.update_states(self, scheduler_output)
         return "corrections"
 
     def _prepare_inputs(self, scheduler_output) -> str:
@@ -63,9 +62,9 @@ class StubRunner:
         self.num_accepted_tokens_event.synchronize()
         kept = batch.num_accepted_tokens_cpu.copy()
         for row, req_id in enumerate(batch.req_ids):
-            if self.use_async_scheduling:
+            if self.use_async_scheduling and self.last_rows:
                 known = req_id in self.last_rows
-                counts[row] = kept[self.last_rows.index(req_id)] if known else 1
+                counts[row] = kept[self.last_rows[req_id]] if known else 1
                 batch.num_accepted_tokens_cpu[row] = counts[row]
             else:
                 counts[row] = kept[row]
