@@ -10,10 +10,8 @@ is measured is Python and dispatch. Beside it, how many operators a layer dispat
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-from pathlib import Path
 from time import perf_counter_ns
 
 import torch
@@ -29,6 +27,7 @@ install(instead=allocating_operators.BY_NAME)
 
 from ascend_layers import forward_context, our_layer, stock_layer  # noqa: E402
 from ascend_workloads import Ours, Theirs  # noqa: E402
+from command_line import parser_of  # noqa: E402
 from lone_layers import Activations, LayerSizes  # noqa: E402
 from workloads import Workload  # noqa: E402
 
@@ -78,10 +77,7 @@ class Layer:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__.splitlines()[0], rounds=15).parse_args()
     torch.set_num_threads(1)
     table = Table(title="One GDN layer's forward on Ascend, host microseconds, and operators")
     for column in ("workload", "vLLM-Ascend 0.23.0", "ascend-gdn", "ratio"):

@@ -19,7 +19,8 @@ from emulated_npu.install import install
 install()
 
 from ascend_workloads import Ours, Theirs  # noqa: E402
-from bench_metadata_build import compare, parser_of  # noqa: E402
+from bench_metadata_build import compare  # noqa: E402
+from command_line import parser_of  # noqa: E402
 from workloads import GROUPS, WORKLOADS  # noqa: E402
 
 

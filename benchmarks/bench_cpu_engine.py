@@ -26,6 +26,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.table import Table
 
+from command_line import positive_int
+
 WORKERS = {"vLLM": "auto", "ascend-gdn": "ascend_gdn.runner.CPUWorker"}
 WORKLOADS = {
     # name: requests, prompt tokens, generated tokens, tokens that count
@@ -130,12 +132,12 @@ Samples = dict[str, list[tuple[float, float]]]
 """For each workload the seconds of (vLLM, ascend-gdn) in neighbouring rounds."""
 
 
-def measure(console: Console, model: str, rounds: int) -> Samples:
+def measure(console: Console, model: str, logs: Path, rounds: int) -> Samples:
     """Start both engines and let them take turns."""
     samples: Samples = {workload: [] for workload in WORKLOADS}
     with (
-        Engine(model, WORKERS["vLLM"], Path(model, "vllm.log")) as stock,
-        Engine(model, WORKERS["ascend-gdn"], Path(model, "ascend-gdn.log")) as ours,
+        Engine(model, WORKERS["vLLM"], logs / "vllm.log") as stock,
+        Engine(model, WORKERS["ascend-gdn"], logs / "ascend-gdn.log") as ours,
     ):
         for workload, pairs in samples.items():
             for done in range(rounds + 1):
@@ -159,14 +161,18 @@ def figures_of(workload: str, pairs: list[tuple[float, float]]) -> dict[str, flo
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", help="a Qwen3-Next checkpoint")
-    parser.add_argument("--starts", type=int, default=3, help="of both engines")
-    parser.add_argument("--rounds", type=int, default=5, help="pairs of each workload in a start")
+    parser.add_argument("--starts", type=positive_int, default=3, help="of both engines")
+    parser.add_argument(
+        "--rounds", type=positive_int, default=5, help="pairs of each workload in a start"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--engine", help=argparse.SUPPRESS)  # the child's part
     arguments = parser.parse_args()
     if arguments.engine:
         serve_rounds(arguments.model, arguments.engine)
         return
+    if arguments.model and not Path(arguments.model, "config.json").is_file():
+        parser.error(f"--model: got {arguments.model!r}, expected a folder with config.json")
 
     console = Console(highlight=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -175,7 +181,9 @@ def main() -> None:
             model = folder + "/model"
             maker = Path(__file__).parent.parent / "examples" / "tiny_checkpoint.py"
             subprocess.run([sys.executable, str(maker), model], check=True)
-        starts = [measure(console, model, arguments.rounds) for _ in range(arguments.starts)]
+        starts = [
+            measure(console, model, Path(folder), arguments.rounds) for _ in range(arguments.starts)
+        ]
     figures = {
         workload: figures_of(workload, [pair for samples in starts for pair in samples[workload]])
         for workload in WORKLOADS

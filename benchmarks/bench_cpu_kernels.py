@@ -26,6 +26,7 @@ from vllm.model_executor.layers.mamba.ops.cpu.causal_conv1d import (
 from ascend_gdn.fla.causal_conv1d import causal_conv1d_fn, causal_conv1d_update
 from ascend_gdn.fla.chunk import chunk_gated_delta_rule
 from ascend_gdn.fla.fused_sigmoid_gating import select_decode_kernel
+from command_line import positive_int
 from workloads import Ours, prefills
 
 HEAD_DIM = 128
@@ -152,8 +153,8 @@ def row(name: str, sides: dict[str, Callable[[], object]], rounds: int, clock: C
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=positive_int, default=2)
+    parser.add_argument("--rounds", type=positive_int, default=15)
     parser.add_argument("--cpu-time", action="store_true", help="count CPU time, not wall time")
     options = parser.parse_args()
     clock = time.process_time if options.cpu_time else time.perf_counter

@@ -6,6 +6,7 @@ benchmarks/bench_cuda_launch.py
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from collections.abc import Callable
 from time import perf_counter_ns
@@ -14,6 +15,7 @@ import torch
 from vllm.model_executor.layers.fla.ops.cumsum import chunk_local_cumsum_scalar_kernel
 
 from ascend_gdn.fla.cuda.launch import TunedKernel, current_stream
+from command_line import require_cuda
 
 DEVICE = torch.device("cuda", 0)
 LAUNCHES, ROUNDS = 200, 15
@@ -32,6 +34,9 @@ def microseconds_a_launch(launch: Callable[[], object]) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.parse_args()
+    require_cuda(parser)
     g = torch.randn(512, 32, device=DEVICE)
     out = torch.empty_like(g)
     tables = torch.tensor([0, 512, *(n for i in range(8) for n in (0, i))], dtype=torch.int32)

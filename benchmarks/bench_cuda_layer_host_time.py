@@ -14,7 +14,7 @@ from time import perf_counter_ns
 
 import torch
 
-from bench_metadata_build import parser_of
+from command_line import parser_of, require_cuda
 from cuda_layers import forward_context, our_layer, stock_layer
 from host_times import Times, compare_host_times
 from lone_layers import Activations, LayerSizes
@@ -66,7 +66,9 @@ def sides_of(workload: Workload) -> tuple[Times, Times]:
 
 
 def main() -> None:
-    arguments = parser_of(__doc__.splitlines()[0], rounds=15).parse_args()
+    parser = parser_of(__doc__.splitlines()[0], rounds=15)
+    arguments = parser.parse_args()
+    require_cuda(parser)
     compare_host_times(
         f"One GDN layer's forward, microseconds, {torch.cuda.get_device_name()}",
         ("vLLM: host", "all", "ours: host", "all", "ratio: host", "all"),

@@ -11,16 +11,15 @@ pays for copies to a device: on a device vLLM pays for 4 to 11 copies a build, o
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
-from pathlib import Path
 from time import perf_counter_ns
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from command_line import parser_of, require_cuda
 from workloads import DECODE_WORKLOADS, GROUPS, WORKLOADS, Ours, OursOnCuda, Side, Theirs
 
 STEPS_PER_ROUND = 20
@@ -69,17 +68,12 @@ def compare(
     Console().print(table)
 
 
-def parser_of(description: str, rounds: int = 9) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    return parser
-
-
 def main() -> None:
     parser = parser_of(__doc__.splitlines()[0])
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     arguments = parser.parse_args()
+    if arguments.device.type == "cuda":
+        require_cuda(parser)
     device, ours = arguments.device, Ours if arguments.device.type == "cpu" else OursOnCuda
     torch.set_num_threads(1)  # the engine builds metadata on one thread
     results: dict[str, dict[str, float]] = {}

@@ -14,7 +14,7 @@ from time import perf_counter_ns
 
 import torch
 
-from bench_metadata_build import parser_of
+from command_line import parser_of, require_cuda
 from host_times import compare_host_times
 from workloads import GROUPS, WORKLOADS, OursOnCuda, Side, prefills
 
@@ -38,7 +38,9 @@ def microseconds_a_step(side: Side) -> tuple[float, float]:
 
 
 def main() -> None:
-    arguments = parser_of(__doc__.splitlines()[0]).parse_args()
+    parser = parser_of(__doc__.splitlines()[0])
+    arguments = parser.parse_args()
+    require_cuda(parser)
     torch.set_num_threads(1)  # the engine builds metadata on one thread
     workloads = (
         (

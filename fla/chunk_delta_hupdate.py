@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefill context parallelism: how the state before a rank's tokens reaches each of its chunks."""
+"""Prefill context parallelism: how the state before a rank's tokens reaches each of its chunks.
+
+Run by tests only, as ``chunk_o_update.py`` is, which see.
+"""
 
 from __future__ import annotations
 

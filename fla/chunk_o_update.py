@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefill context parallelism: correct a rank's chunks once the state before them is known."""
+"""Prefill context parallelism: correct a rank's chunks once the state before them is known.
+
+What the contract's ``update_`` and ``final_`` tables are for, in plain PyTorch. The NPU worker runs
+vLLM-Ascend's kernel over them (``ascend/context_parallel.py``); the CPU worker has one rank.
+"""
 
 from __future__ import annotations
 

@@ -60,12 +60,14 @@ class CausalConv1d:
             x: [T, conv_dim], rows dense.
             weight: [conv_dim, 1, W], dense.
             bias: [conv_dim] or None.
-            conv_states: [blocks, conv_dim, >= W - 1] in ``x``'s dtype, updated.
+            conv_states: [blocks, conv_dim, >= W - 1], updated; in its dtype the kernel computes.
             metadata: Of the step; its convolution tables are on the device.
 
         Returns:
             [T, conv_dim], contiguous.
         """
+        dtype = x.dtype
+        x = x.to(conv_states.dtype)
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         channels, batch_ptr = x.shape[1], metadata.batch_ptr
         self._kernel(
@@ -99,7 +101,7 @@ class CausalConv1d:
             PAD_SLOT_ID,
             NULL_BLOCK_ID,
         )
-        return out
+        return out.to(dtype)
 
 
 class PostConv:

@@ -211,12 +211,15 @@ class StepCudaGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
         for start, tokens in product((1, 0), (1, 2, 64)):
             own_x, own_gates = x[start : start + tokens], gates[start : start + tokens]
             q, k, v, g, beta = self.post_conv(own_x, own_gates, own_gates, self.A_log, self.dt_bias)
-        tables = torch.tensor([0, 64, 0, 0, 0, 1], dtype=torch.int32, device=x.device)
+        # Each at 16 bytes, as in the step's buffer: an unaligned one would be compiled for.
+        tables = torch.tensor(
+            [[0, 64], [0, 0], [0, 0], [0, 0], [0, 1]], dtype=torch.int32, device=x.device
+        )
         state = torch.zeros(
             1, *self.get_state_shape()[1], dtype=self.get_state_dtype()[1], device=x.device
         )
         for initial_state in (state, None):
             self.chunk_rule.run(
                 q, k, v, g, beta, initial_state, torch.empty_like(v),
-                tables[:2], tables[2:4].view(1, 2), tables[4:],
+                tables[0], tables[2:3], tables[4],
             )  # fmt: skip
