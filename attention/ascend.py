@@ -8,6 +8,7 @@ but for speculative requests of unequal lengths, which its tables cannot express
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from time import perf_counter_ns
 from typing import Any
 
@@ -73,10 +74,18 @@ class StepAscendGDNAttentionMetadataBuilder(
         device: torch.device,
     ) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
-        # A decode has one token, whatever the step.
-        count = vllm_config.scheduler_config.max_num_seqs + 1
-        self._decode_lengths = torch.ones(count, dtype=torch.int32, device=device)
-        self._decode_lengths[0] = 0
+        self._max_seqs, self._device = vllm_config.scheduler_config.max_num_seqs, device
+
+    @cached_property
+    def _decode_lengths(self) -> torch.Tensor:
+        """[max_seqs + 1] int32: a 0, then the one token of each decode.
+
+        Not made in the constructor, which vLLM-Ascend runs in the memory pool of its KV caches
+        (initialize_from_config in worker/worker.py, 0.23.0): what is in there is lost in a sleep.
+        """
+        lengths = torch.ones(self._max_seqs + 1, dtype=torch.int32, device=self._device)
+        lengths[0] = 0
+        return lengths
 
     def build(
         self,
@@ -93,6 +102,11 @@ class StepAscendGDNAttentionMetadataBuilder(
         """
         step, common = self._open_step(), common_attn_metadata
         started = perf_counter_ns()
+        if step.idle:
+            num_decode_draft_tokens_cpu = self._dummy_drafts(common)
+            if num_decode_draft_tokens_cpu is not None:
+                # vLLM-Ascend's dummy run passes none (model_runner_v1.py, 0.23.0).
+                num_accepted_tokens = common.query_start_loc.new_ones(common.num_reqs)
         if step.split is None:
             step.split = self._split(common, num_decode_draft_tokens_cpu, step.inputs, step.idle)
         if self._is_planned(step.split):

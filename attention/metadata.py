@@ -216,8 +216,8 @@ def require_prefill_meta(
             field=f"{field}.generation",
             found=f"slot generation {meta.slot.generation}",
             expected=f"{meta.generation}, that of the metadata",
-            cause="metadata of an earlier step: its slot was taken again. Do not keep attention "
-            "metadata across steps, or raise the pool's depth",
+            cause="metadata of an earlier step: its slot was taken again; do not keep attention "
+            "metadata across steps",
         )
     if meta.chunk.num_tokens != num_tokens or meta.chunk.num_seqs != num_seqs:
         raise GDNContractError(

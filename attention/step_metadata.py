@@ -39,7 +39,7 @@ class StepGDNAttentionMetadata(GDNAttentionMetadata):
 
     @cached_property
     def spec_layout(self) -> SpecLayout:
-        """The speculative requests' tokens, for the CPU's PyTorch kernels. Made at most once."""
+        """The speculative requests' tokens, for the CPU's PyTorch kernels. Made once a group."""
         return SpecLayout.from_query_start_loc(
             self.spec_query_start_loc[: self.num_spec_decodes + 1]
         )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -100,10 +100,12 @@ class Batch:
         self.device_block_tables = [
             torch.from_numpy(table).to(device) for table in self.block_tables
         ]
-        self.state_columns = None
+        self.req_ids = [f"request {row}" for row in range(len(lengths))]
+        self.mamba_state_idx: dict[str, int] = {}
         if workload.state_block_size:
             last_tokens = (self.seq_lens - 1).clamp(min=0)
-            self.state_columns = (last_tokens // workload.state_block_size).numpy()
+            columns = (last_tokens // workload.state_block_size).tolist()
+            self.mamba_state_idx = dict(zip(self.req_ids, columns, strict=True))
         self.extra: dict[str, torch.Tensor] = {}
         self.num_accepted_tokens = None
         if workload.num_spec:
@@ -247,9 +249,10 @@ class Ours(Side):
 
     def _inputs(self, idle: bool) -> StepInputs:
         batch = self.batch
-        inputs = StepInputs(
-            list(batch.block_tables), batch.num_accepted_tokens, batch.state_columns
-        )
+        inputs = StepInputs(list(batch.block_tables), batch.num_accepted_tokens)
+        if batch.mamba_state_idx:  # as the runner has it
+            columns = np.fromiter(map(batch.mamba_state_idx.__getitem__, batch.req_ids), np.int64)
+            inputs = replace(inputs, state_columns=columns)
         return inputs.without_requests() if idle else inputs
 
     def step(self, common: list[CommonAttentionMetadata]) -> list[GDNAttentionMetadata]:

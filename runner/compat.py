@@ -83,6 +83,10 @@ def vllm_seams() -> tuple[Seam, ...]:
         ),
         Seam(Runner._build_attention_metadata, ("self", "num_tokens", "num_reqs", "max_query_len")),
         Seam(Runner._dummy_run, ("self", "num_tokens")),
+        Seam(
+            Runner._determine_batch_execution_and_padding,
+            ("self", "num_tokens", "num_reqs", "num_scheduled_tokens_np"),
+        ),
         Seam(Runner._prepare_inputs, ("self", "scheduler_output", "num_scheduled_tokens")),
         Seam(Runner._update_states, ("self", "scheduler_output")),
         Seam(

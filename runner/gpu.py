@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vllm.config import CUDAGraphMode
+from vllm.platforms import current_platform
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
@@ -13,7 +14,7 @@ from ascend_gdn.runner.compat import check_seams
 from ascend_gdn.runner.gpu_compat import gpu_seams
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from ascend_gdn.runner.validation import additional_option, has_gdn_layers, raise_if_refused
-from ascend_gdn.runner.worker import StepWorkerMixin
+from ascend_gdn.runner.worker import StepWorkerMixin, check_platform
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -49,6 +50,7 @@ class GPUWorker(StepWorkerMixin, Worker):
     device_type = "cuda"
 
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
+        check_platform(self.device_type, current_platform.device_type)
         if has_gdn_layers(vllm_config):
             check_seams(gpu_seams())
             refuse_unsupported_on_gpu(vllm_config)

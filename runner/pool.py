@@ -40,7 +40,7 @@ class PoolSlot:
 
 
 class StepBufferPool:
-    """A ring of :class:`PoolSlot`; each prefill step takes the next one.
+    """A ring of :class:`PoolSlot`; each step that is planned takes the next one.
 
     Owned by the model runner, which closes it. A slot's contents are valid until the ring comes
     round to it; its generation tells consumers when that has happened.

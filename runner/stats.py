@@ -11,12 +11,13 @@ class GDNStats:
     """Counts since the worker started; written by the runner's step and pool, read by operators."""
 
     steps: int = 0
-    """Metadata builds of the scheduler, each for all KV cache groups."""
+    """Metadata builds of the scheduler, each for all KV cache groups. Here and in the next four
+    dummy batches are not counted: warm-up, capture, idle data-parallel ranks."""
     prefill_steps: int = 0
     """Steps with at least one prefill."""
     plans_built: int = 0
-    """Steps that were planned: filled, copied to the device. Those with prefills, and on Ascend
-    those that verify drafts of unequal lengths."""
+    """Plans for the prefill kernels: filled, copied to the device. Of steps with prefills, and on
+    Ascend of those that verify drafts of unequal lengths."""
     plans_reused: int = 0
     """Builds of further KV cache groups that took an existing plan."""
     host_ns: int = 0

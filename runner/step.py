@@ -36,7 +36,7 @@ class GDNStep:
         self.decode_plan: DecodePlan | None = None
         self._steps = steps
         self._pools = steps.pools
-        self._stats = steps.stats
+        self._stats = GDNStats() if idle else steps.stats  # a dummy batch is no step to count
 
     def __enter__(self) -> GDNStep:
         return self
@@ -100,7 +100,7 @@ class GDNSteps:
                 cause="_build_attention_metadata was entered from within itself",
             )
         step = self.current = GDNStep(self, self._inputs(self._idle), self._idle)
-        self.stats.steps += 1
+        self.stats.steps += not self._idle
         return step
 
     @contextmanager

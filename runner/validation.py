@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from vllm.config import VllmConfig
 
 from ascend_gdn.attention.table_fill import TABLE_FILLS
-from ascend_gdn.runner.align_scheduler import AlignedSchedulerMixin
+from ascend_gdn.runner.align_scheduler import AlignedAsyncScheduler, AlignedScheduler
 
 GDN_MODEL_TYPES = frozenset({"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"})
 """Text models whose linear attention is ``QwenGatedDeltaNetAttention`` in vLLM 0.23.0
@@ -45,6 +45,8 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
     cache_mode = vllm_config.cache_config.mamba_cache_mode
     speculates = vllm_config.speculative_config is not None
     scheduler = vllm_config.scheduler_config.get_scheduler_cls()
+    asynchronous = vllm_config.scheduler_config.async_scheduling
+    aligned = AlignedAsyncScheduler if asynchronous else AlignedScheduler
     table_fill = table_fill_option(vllm_config)
     raise_if_refused(
         (
@@ -54,14 +56,12 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
                 "has no 'all' for GDN either: pass --mamba-cache-mode align",
             ),
             (
-                cache_mode == "align"
-                and speculates
-                and not issubclass(scheduler, AlignedSchedulerMixin),
-                f"got prefix caching with speculative decoding under {scheduler.__name__}, "
-                "expected AlignedScheduler: vLLM 0.23.0's caches states of other tokens than it "
-                "says (vllm-project/vllm#43559); pass --scheduler-cls "
-                "ascend_gdn.runner.align_scheduler.AlignedScheduler (AlignedAsyncScheduler with "
-                "--async-scheduling), or --no-enable-prefix-caching",
+                cache_mode == "align" and speculates and not issubclass(scheduler, aligned),
+                f"got prefix caching with speculative decoding under {scheduler.__name__} and "
+                f"async_scheduling={asynchronous}, expected {aligned.__name__}: vLLM 0.23.0's "
+                "caches states of other tokens than it says (vllm-project/vllm#43559); pass "
+                f"--scheduler-cls {aligned.__module__}.{aligned.__name__}, or "
+                "--no-enable-prefix-caching",
             ),
             (
                 vllm_config.use_v2_model_runner,
@@ -70,7 +70,7 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
             (
                 vllm_config.parallel_config.use_ubatching,
                 "got micro-batching, expected none: vLLM 0.23.0 does not support it with GDN "
-                "either; leave out --enable-dbo",
+                "either; leave out --enable-dbo and --ubatch-size",
             ),
             (
                 vllm_config.lora_config is not None,

@@ -249,6 +249,20 @@ def test_a_dummy_step_names_no_live_block():
     assert ours.step(ours.batch.common_metadata())[0].non_spec_state_indices_tensor.all()
 
 
+def test_a_dummy_step_replays_a_graph_of_drafts_over_no_live_block():
+    workload = Workload("verify", [4, 4], [9, 8], [3, 3], [2, 3])
+    ours = Ours(workload)
+    ours.batch.is_prefilling = torch.tensor([False, False])
+    live = ours.step(ours.batch.common_metadata())
+    assert all(metadata.spec_state_indices_tensor.all() for metadata in live)
+    ours.batch.extra = {}  # vLLM-Ascend's dummy run names neither drafts nor counts
+    with ours.steps.idle():
+        for metadata in ours.step(ours.batch.common_metadata()):
+            assert (metadata.num_prefills, metadata.num_spec_decodes) == (0, 2)
+            assert not metadata.spec_state_indices_tensor.any()
+            assert metadata.num_accepted_tokens.tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
 def test_a_prefill_step_is_planned_without_the_device(workload):
     # Nothing can be read from a tensor on the meta device.

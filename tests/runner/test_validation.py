@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from ascend_gdn.runner.align_scheduler import AlignedScheduler
+from ascend_gdn.runner.align_scheduler import AlignedAsyncScheduler, AlignedScheduler
 from ascend_gdn.runner.validation import has_gdn_layers, refuse_unsupported, table_fill_option
 
 
@@ -21,12 +21,16 @@ def config(**changes):
         "lora_config": None,
         "model_type": "qwen3_next",
         "scheduler": AlignedScheduler,
+        "async_scheduling": False,
         "additional_config": {},
     } | changes
     return SimpleNamespace(
         cache_config=SimpleNamespace(mamba_cache_mode=values["mamba_cache_mode"]),
         speculative_config=values["speculative_config"],
-        scheduler_config=SimpleNamespace(get_scheduler_cls=lambda: values["scheduler"]),
+        scheduler_config=SimpleNamespace(
+            get_scheduler_cls=lambda: values["scheduler"],
+            async_scheduling=values["async_scheduling"],
+        ),
         use_v2_model_runner=values["use_v2_model_runner"],
         parallel_config=SimpleNamespace(use_ubatching=values["use_ubatching"]),
         lora_config=values["lora_config"],
@@ -43,6 +47,20 @@ def test_supported_configurations_pass(cache_mode, speculative_config):
     refuse_unsupported(config(mamba_cache_mode=cache_mode, speculative_config=speculative_config))
 
 
+def test_the_scheduler_is_asked_for_by_how_the_engine_schedules():
+    # In an asynchronous engine vLLM verifies no draft of a scheduler that is not.
+    align = {"mamba_cache_mode": "align", "speculative_config": object()}
+    asynchronous = align | {"async_scheduling": True}
+    refuse_unsupported(config(**asynchronous, scheduler=AlignedAsyncScheduler))
+    for changes, scheduler, expected in (
+        (asynchronous, AlignedScheduler, "AlignedAsyncScheduler"),
+        (asynchronous, Scheduler, "AlignedAsyncScheduler"),
+        (align, AlignedAsyncScheduler, "AlignedScheduler"),
+    ):
+        with pytest.raises(ValueError, match=rf"align_scheduler\.{expected}, or"):
+            refuse_unsupported(config(**changes, scheduler=scheduler))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -52,7 +70,7 @@ def test_supported_configurations_pass(cache_mode, speculative_config):
             "--scheduler-cls ascend_gdn.runner.align_scheduler.AlignedScheduler",
         ),
         ({"use_v2_model_runner": True}, "VLLM_USE_V2_MODEL_RUNNER=0"),
-        ({"use_ubatching": True}, "leave out --enable-dbo"),
+        ({"use_ubatching": True}, "leave out --enable-dbo and --ubatch-size"),
         ({"lora_config": object()}, "leave out --enable-lora"),
         (
             {"additional_config": {"gdn_table_fill": "gpu"}},
