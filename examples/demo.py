@@ -46,7 +46,10 @@ def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the questions")
     parser.add_argument("--no-mtp", action="store_true", help="decode without draft tokens")
     parser.add_argument("--start-timeout", type=float, default=900, help="seconds")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.seed < 0:
+        parser.error(f"--seed: got {options.seed}, expected 0 or more")
+    return options
 
 
 def worker_stats(server: Server) -> dict[str, float]:
@@ -174,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(sign, signal.default_int_handler)
     try:
         run_demo(console, options)
-    except (DemoFailed, ServerError, StreamError, FileExistsError) as error:
+    except (DemoFailed, ServerError, StreamError, OSError) as error:
         console.print(f"FAILED: {error}", style="red", markup=False, highlight=False)
         return 1
     except KeyboardInterrupt:

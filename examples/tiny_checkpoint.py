@@ -63,8 +63,8 @@ class TinySizes:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is int and (type(value) is not int or value < 0):
-                raise ValueError(f"{field.name} = {value!r}: give a whole number, 0 or more")
+            if field.type is int and (type(value) is not int or not 0 <= value < 2**63):
+                raise ValueError(f"{field.name} = {value!r}: give a whole number from 0 to 2**63-1")
         for name in ("hidden_size", "layers", "key_heads", "value_heads", "head_dim"):
             _require(getattr(self, name) > 0, f"{name} is 0: give at least 1")
         _divides("key_heads", self.key_heads, "value_heads", self.value_heads)
@@ -226,7 +226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.pop("outdir")
     try:
         write_checkpoint(out, TinySizes(**options))
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     megabytes = (out / "model.safetensors").stat().st_size / 1e6

@@ -8,7 +8,9 @@ Writes a checkpoint that vLLM and transformers load, and prints how well it does
 """
 
 import argparse
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,6 +29,7 @@ from recall_start import head_start, mtp_head_start
 from recall_task import END, HELD_OUT_SEED, QUESTION_MARK, VOCABULARY, held_out, tell
 from tiny_checkpoint import TinySizes, write_checkpoint
 
+WEIGHTS = "model.safetensors"
 SIZES = TinySizes(
     hidden_size=256,
     layers=4,
@@ -166,7 +169,7 @@ def save(path: Path, model: Qwen3NextForCausalLM, mtp: MTP) -> None:
     """Put the trained weights into the checkpoint at ``path``, in its own names and dtype."""
     state = dict(model.state_dict()) | {f"mtp.{n}": t for n, t in mtp.state_dict().items()}
     trained = split_experts(state)
-    file = path / "model.safetensors"
+    file = path / WEIGHTS
     old = load_file(file)
     if old.keys() != trained.keys():
         raise ValueError(f"names differ: {sorted(old.keys() ^ trained.keys())}")
@@ -201,14 +204,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1, help="more may change the last digits")
     parser.add_argument("--prompts", type=int, default=100, help="held out, of each length")
     options = parser.parse_args(arguments)
+    if options.threads < 1 or options.prompts < 1:
+        parser.error("--threads and --prompts: give 1 or more")
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     torch.set_num_threads(options.threads)
-    write_checkpoint(options.outdir, SIZES)
-    model, mtp = load(options.outdir)
-    print(f"{sum(p.numel() for m in (model, mtp) for p in m.parameters()):,} parameters")
-    train(model, mtp, options.seed)
-    save(options.outdir, model, mtp)
+    try:
+        write_checkpoint(options.outdir, SIZES)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    # What is there may be trained: it stays until there are other weights, and is no start.
+    with tempfile.TemporaryDirectory(prefix=".training-", dir=options.outdir) as folder:
+        scratch = write_checkpoint(Path(folder, "model"), SIZES)
+        model, mtp = load(scratch)
+        print(f"{sum(p.numel() for m in (model, mtp) for p in m.parameters()):,} parameters")
+        train(model, mtp, options.seed)
+        save(scratch, model, mtp)
+        os.replace(scratch / WEIGHTS, options.outdir / WEIGHTS)
     report(options.outdir, options.prompts)
     return 0
 

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from serving.client import Client, make_client
-from serving.loads import TTFT_CONCURRENCIES, TTFT_PROMPTS, Load, seed_load, ttft_loads
+from serving.loads import Load, seed_load, ttft_loads
 from serving.machine import machine
+from serving.options import parse
 from serving.plot import plot
 from serving.report import (
     Round,
@@ -154,49 +155,8 @@ class Comparison:
             print("no plot: matplotlib is not installed")
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m serving",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add("--model", required=True, help="a folder with config.json and a tokenizer")
-    add("--worker-cls", required=True, help="of our side: ascend_gdn.runner.{GPU,NPU,CPU}Worker")
-    add("--out", type=Path, required=True, help="a folder for results.json, results.png and logs")
-    add("--shape", choices=("seed", "ttft", "both"), default="both")
-    add("--seed-flags", action="store_true", help="async scheduling, full decode graphs, MTP of 3")
-    add("--servers", choices=("both", "turns"), default="both", help="up at once, or in turn")
-    add("--starts", type=int, default=1, help="how often each server is started")
-    add("--rounds", type=int, default=5, help="of each load in a start; the first is dropped")
-    add("--input-len", type=int, default=1500, help="tokens of a prompt in the seed's load")
-    add("--output-len", type=int, default=1500)
-    add("--num-prompts", type=int, default=64)
-    add("--max-concurrency", type=int, default=16)
-    add("--ttft-prompts", type=int, nargs="+", default=TTFT_PROMPTS, help="their lengths")
-    add("--ttft-concurrency", type=int, nargs="+", default=TTFT_CONCURRENCIES)
-    add("--profile", action="store_true", help="a prefill's costs, by torch's profiler, at the end")
-    add("--start-timeout", type=float, default=900, help="seconds")
-    add("engine_args", nargs="*", metavar="ENGINE_ARG", help="for both servers, after --")
-    ours, engine_args = arguments, []
-    if "--" in arguments:
-        at = arguments.index("--")
-        ours, engine_args = arguments[:at], arguments[at + 1 :]
-    options = parser.parse_args(ours)
-    if options.engine_args:
-        parser.error(f"engine arguments come after --: {' '.join(options.engine_args)}")
-    options.engine_args = engine_args
-    if any(argument.replace("_", "-").startswith("--worker-cls") for argument in engine_args):
-        parser.error("--worker-cls is for our side alone: give it before --")
-    if options.rounds < 2:
-        parser.error("--rounds: give at least 2, since the first is dropped")
-    if not Path(options.model, "config.json").is_file():
-        parser.error(f"--model: there is no {options.model}/config.json")
-    return options
-
-
 def main() -> int:
-    options = parse(sys.argv[1:])
+    options = parse(sys.argv[1:], __doc__)
     # The servers are ended on the way out, so a termination must be an exception, like Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     loads = []

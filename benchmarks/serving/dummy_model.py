@@ -21,7 +21,9 @@ from tiny_checkpoint import TinySizes, model_config
 from tiny_qwen3_5 import PROCESSOR_FILES
 from tiny_tokenizer import (
     LARGEST_VOCABULARY,
+    SMALLEST_VOCABULARY,
     TOKEN_IDS,
+    VISION_TOKENS,
     tiny_qwen3_5_tokenizer,
     tiny_tokenizer,
 )
@@ -39,6 +41,9 @@ def dummy_config(
     """The config.json; raises ValueError for sizes that no model can have."""
     if not 1 <= experts_per_token <= experts:
         raise ValueError(f"{experts_per_token} experts per token, and there are {experts}")
+    smallest = SMALLEST_VOCABULARY + len(VISION_TOKENS)
+    if vocab_size < smallest:
+        raise ValueError(f"vocab_size = {vocab_size}: give {smallest} or more")
     sizes = TinySizes(
         family=family,
         layers=layers,
@@ -109,7 +114,7 @@ def main() -> int:
     try:
         config = dummy_config(options.family, **sizes)
         write_dummy_model(options.outdir, config, options.family)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{options.outdir}: experts and embeddings of {weights_gigabytes(config):.1f} GB")

@@ -52,3 +52,9 @@ def test_leaves_a_folder_with_weights_alone(tmp_path):
     with pytest.raises(ValueError, match="holds weights"):
         write_dummy_model(tmp_path, config, "qwen3_next")
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("family", PUBLIC_SIZES)
+def test_refuses_fewer_tokens_than_its_tokenizer_has(family):
+    with pytest.raises(ValueError, match="vocab_size = 10: give"):
+        dummy_config(family, **PUBLIC_SIZES[family] | {"vocab_size": 10})
