@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from vllm.config import CUDAGraphMode
 from vllm.platforms import current_platform
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
@@ -78,11 +79,17 @@ def refuse_unsupported_on_gpu(vllm_config: VllmConfig) -> None:
     raise_if_refused(
         [
             (
+                # chunk_gated_delta_rule in model_executor/layers/fla/ops/chunk.py (0.23.0).
+                vllm_config.model_config.dtype == torch.float32,
+                "got dtype float32, expected bfloat16 or float16: vLLM's GDN kernels for CUDA take "
+                "no other; pass --dtype bfloat16",
+            ),
+            (
                 # It makes tables of its own on the device (prepare_metadata_cutedsl in
                 # model_executor/layers/mamba/ops/gdn_chunk_cutedsl, 0.23.0).
                 str(backend).strip().lower() == "cutedsl",
                 "got gdn_prefill_backend='cutedsl', expected 'triton' or 'flashinfer'; pass "
                 "--gdn-prefill-backend triton",
-            )
+            ),
         ]
     )

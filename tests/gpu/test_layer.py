@@ -69,6 +69,21 @@ def test_equals_vllm_bit_by_bit(workload, padding, backend):
         torch.testing.assert_close(got[1:], want[1:], atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)
+def test_equals_vllm_over_a_convolution_state_of_float32(workload, backend):
+    spec = workload.num_spec
+    outputs, layers = [], []
+    for side, make in ((Theirs, stock_layer), (OursOnCuda, our_layer)):
+        layer = make(num_spec=spec, **LAYER, **backend)
+        layer.kv_cache = (layer.kv_cache[0].float(), layer.kv_cache[1])
+        activations = Activations.of(SIZES, workload.num_tokens).to(CUDA)
+        outputs.append(run(side(workload, CUDA, **backend), layer, activations))
+        layers.append(layer)
+    torch.testing.assert_close(outputs[1], outputs[0], atol=0, rtol=0)
+    for want, got in zip(*(layer.kv_cache for layer in layers), strict=True):
+        torch.testing.assert_close(got[1:], want[1:], atol=0, rtol=0)
+
+
 def test_speculative_requests_need_not_come_first(backend):
     """vLLM 0.23.0 takes the gates of the batch's first tokens for those of the drafts."""
     prompt, spec = slice(0, 70), slice(70, 77)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
@@ -26,6 +27,11 @@ def test_it_is_layered_over_vllms_worker_and_runner():
 def test_backends_of_vllm_are_respected(backend):
     refuse_unsupported_on_gpu(config(additional_config={"gdn_prefill_backend": backend}))
     refuse_unsupported_on_gpu(config())
+
+
+def test_float32_is_refused():
+    with pytest.raises(ValueError, match=r"got dtype float32.*pass --dtype bfloat16"):
+        refuse_unsupported_on_gpu(config(dtype=torch.float32))
 
 
 @pytest.mark.parametrize("backend", ["cutedsl", " CuteDSL "])

@@ -6,6 +6,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from ascend_gdn.runner.align_scheduler import AlignedAsyncScheduler, AlignedScheduler
@@ -23,6 +24,7 @@ def config(**changes):
         "scheduler": AlignedScheduler,
         "async_scheduling": False,
         "additional_config": {},
+        "dtype": torch.bfloat16,
     } | changes
     return SimpleNamespace(
         cache_config=SimpleNamespace(mamba_cache_mode=values["mamba_cache_mode"]),
@@ -36,7 +38,7 @@ def config(**changes):
         lora_config=values["lora_config"],
         additional_config=values["additional_config"],
         model_config=SimpleNamespace(
-            hf_text_config=SimpleNamespace(model_type=values["model_type"])
+            hf_text_config=SimpleNamespace(model_type=values["model_type"]), dtype=values["dtype"]
         ),
     )
 
