@@ -164,7 +164,7 @@ def test_requests_come_go_sit_out_and_are_swapped(runner, early):
     rng = np.random.default_rng(0)
     kept: dict[str, int] = {}
     prefilling: set[str] = set()
-    swapped = 0
+    swapped = returned = 0
     for step in range(600):
         finished = [each for each in kept if rng.random() < 0.1]
         for each in finished:
@@ -180,6 +180,13 @@ def test_requests_come_go_sit_out_and_are_swapped(runner, early):
             runner._update_states(output)
             continue
         before = runner.step(output)
+        assert runner.num_drafting == len(decoding)
+        batch = runner.input_batch
+        for each in runner.left_out.returned.keys() & decoding:
+            row = batch.req_id_to_index[each]
+            start = batch.num_tokens_no_spec[row]
+            assert (batch.token_ids_cpu[row, start : start + NUM_SPEC] >= 0).all()
+            returned += 1
         assert before == {each: kept.get(each, 1) for each in [*new, *going]}
         rows = list(before)
         swapped += rows != sorted(rows, key=[*kept, *new].index)
@@ -191,3 +198,4 @@ def test_requests_come_go_sit_out_and_are_swapped(runner, early):
         if early:
             runner.arrive()
     assert swapped > 100
+    assert returned > 100

@@ -12,6 +12,7 @@ import torch
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
 from ascend_gdn.attention.metadata import GDNContractError
 from ascend_gdn.attention.table_fill import HostFill
+from ascend_gdn.attention.table_layout import cumsum_block_size
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from workloads import Batch, Workload, builder_arguments
 
@@ -97,6 +98,26 @@ def test_closes_the_step_when_the_build_raises(runner):
     assert runner.gdn_steps.current is None
     runner._build_attention_metadata(lambda _: None)
     assert runner.seen[0] is not runner.seen[1]
+
+
+def test_a_dummy_run_that_raises_is_over(runner):
+    def fail(_):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        runner._dummy_run(fail)
+    runner._build_attention_metadata(lambda _: None)
+    assert not runner.seen[-1].idle
+    assert runner.gdn_stats.steps == 1  # the dummy is none
+
+
+def test_pools_fit_the_configuration(runner):
+    layout = runner.gdn_pools.prefill.layout
+    assert (layout.max_seqs, layout.max_tokens, layout.num_groups) == (8, 1024, 2)
+    assert (layout.num_spec, layout.conv_block, layout.conv_history) == (0, 0, 0)
+    assert layout.cumsum_block == cumsum_block_size(8 // 2)  # of a rank
+    assert cumsum_block_size(8 // 2) != cumsum_block_size(8)
+    assert len(runner.gdn_pools.decode._slots) == 1  # fixed
 
 
 def test_a_step_cannot_nest(runner):

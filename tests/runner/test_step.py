@@ -14,12 +14,13 @@ from ascend_gdn.attention.table_layout import TableLayout, Tables
 from ascend_gdn.runner.pool import StepBufferPool, StepPools
 from ascend_gdn.runner.stats import GDNStats
 from ascend_gdn.runner.step import GDNSteps
-from workloads import Batch, Ours, Workload
+from workloads import DECODE_WORKLOADS, WORKLOADS, Batch, Ours, OursOnCuda, Workload
 
 from ..attention.reference import reference_tables
 
 LAYOUT = TableLayout(max_seqs=16, max_tokens=8192, num_groups=3, cumsum_block=128, num_spec=3)
 CPU = torch.device("cpu")
+POISON = -77
 MIXED = Workload(
     "decode, speculative, prefills",
     [1, 4, 4, 70, 1300],
@@ -93,3 +94,26 @@ def test_a_step_is_the_same_whoever_fills_its_tables(mocker, workload, lengths):
     assert host_stats.bytes_copied - stats.bytes_copied == 4 * LAYOUT.num_chunk_tables
     rest = slice(2 * len(indices), LAYOUT.num_chunk_tables)
     assert (slot.host[rest] == -(2**31)).all()
+
+
+SENT = (
+    *WORKLOADS,
+    *DECODE_WORKLOADS,
+    MIXED,
+    Workload("drafts cut", [4, 2, 1, 70], [9, 8, 5, 64], [3, 1, 0, -1], [2, 4, 3, 1]),
+)
+
+
+@pytest.mark.parametrize("make", [Ours, OursOnCuda])
+@pytest.mark.parametrize("workload", SENT, ids=lambda workload: workload.name)
+def test_all_that_is_written_is_sent(mocker, workload, make):
+    side = make(workload)
+    pools = side.pools.prefill, side.pools.decode
+    sent = [mocker.spy(pool, "publish") for pool in pools]
+    for pool in pools:
+        for slot in pool._slots:
+            slot.host[:] = POISON
+    side.step(side.batch.common_metadata())
+    (publish,) = (spy for spy in sent if spy.call_count)
+    slot, num_elements = publish.call_args.args[:2]
+    assert np.flatnonzero(slot.host != POISON).max() < num_elements

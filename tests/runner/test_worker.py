@@ -70,6 +70,24 @@ def test_a_gdn_model_gets_our_layer_and_runner(registry):
     assert worker.ended
 
 
+def test_the_pools_end_with_the_worker(registry, mocker):
+    worker = Worker(named_config())
+    worker.init_device()
+    pools = worker.model_runner.gdn_pools = mocker.Mock()
+    worker.shutdown()
+    pools.close.assert_called_once_with()
+    assert worker.model_runner.gdn_pools is None
+
+
+def test_a_worker_of_another_platform_is_not_started(registry):
+    class WorkerForCuda(Worker):
+        device_type = "cuda"
+
+    with pytest.raises(RuntimeError, match="got vLLM on 'cpu', expected 'cuda'"):
+        WorkerForCuda(named_config())
+    assert NAME not in registry
+
+
 def test_another_model_is_left_to_vllm(registry):
     worker = Worker(named_config(model_type="llama", speculative_config=object()))
     worker.init_device()
