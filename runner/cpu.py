@@ -6,6 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from vllm.logger import init_logger
+from vllm.model_executor.layers.activation import SiluAndMul
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker as VllmCPUWorker
 from vllm.v1.worker.mamba_utils import MambaBuffers, cleanup_mamba_state_idx
@@ -18,13 +20,16 @@ from ascend_gdn.runner.cpu_align import (
     index_only_buffers,
 )
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
-from ascend_gdn.runner.worker import StepWorkerMixin
+from ascend_gdn.runner.upstream.moe_activation import ContextFreeSiluAndMul
+from ascend_gdn.runner.worker import StepWorkerMixin, register_out_of_tree
 
 if TYPE_CHECKING:
-    from vllm.config import SpeculativeConfig
+    from vllm.config import SpeculativeConfig, VllmConfig
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.outputs import SamplerOutput
     from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
+
+logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
 
 
 class StepCPUModelRunner(StepModelRunnerMixin, CPUModelRunner):
@@ -144,10 +149,26 @@ class StepCPUModelRunner(StepModelRunnerMixin, CPUModelRunner):
             self.speculative_config = speculative_config
 
 
+def advise_dtype(vllm_config: VllmConfig) -> None:
+    """Say in the log where another dtype would be many times faster."""
+    if vllm_config.model_config.dtype != torch.float32 and not torch.cpu._is_avx512_supported():
+        logger.warning(
+            "ascend-gdn: this CPU has no AVX-512, and %s is slow on it; float32 is several times "
+            "as fast in a prefill: pass --dtype float32.",
+            vllm_config.model_config.dtype,
+        )
+
+
 class CPUWorker(StepWorkerMixin, VllmCPUWorker):
     """``--worker-cls ascend_gdn.runner.CPUWorker``."""
 
     device_type = "cpu"
+
+    def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
+        super().__init__(vllm_config, *args, **kwargs)
+        if self.has_gdn_layers:
+            register_out_of_tree(ContextFreeSiluAndMul, SiluAndMul)
+            advise_dtype(vllm_config)
 
     def gdn_layer_cls(self) -> type[StepQwenGatedDeltaNetAttention]:
         return StepQwenGatedDeltaNetAttention

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
-from vllm.model_executor.custom_op import PluggableLayer, op_registry_oot
+from vllm.model_executor.custom_op import CustomOp, PluggableLayer, op_registry_oot
 from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 from vllm.platforms import current_platform
 
@@ -21,17 +21,18 @@ else:
     Base = object
 
 logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
+OutOfTree = TypeVar("OutOfTree", bound=PluggableLayer | CustomOp)
 
 
-def register_gdn_layer(layer_cls: type[QwenGatedDeltaNetAttention]) -> None:
-    """Have vLLM make ``layer_cls`` wherever a model asks for its ``QwenGatedDeltaNetAttention``.
+def register_out_of_tree(layer_cls: type[OutOfTree], replaced: type[OutOfTree]) -> None:
+    """Have vLLM make ``layer_cls`` wherever a model asks for ``replaced``.
 
     Once a process: vLLM 0.23.0 keeps out-of-tree layers in one registry by name.
     """
-    name = QwenGatedDeltaNetAttention.__name__
+    name = replaced.__name__
     registered = op_registry_oot.get(name)
     if registered is None:
-        PluggableLayer.register_oot(layer_cls, name=name)
+        replaced.register_oot(layer_cls, name=name)
     elif registered is not layer_cls:
         raise RuntimeError(
             f"ascend-gdn: got {registered.__module__}.{registered.__qualname__} registered for "
@@ -69,7 +70,7 @@ class StepWorkerMixin(Base):
             )
         super().__init__(vllm_config, *args, **kwargs)
         if self.has_gdn_layers:
-            register_gdn_layer(self.gdn_layer_cls())
+            register_out_of_tree(self.gdn_layer_cls(), QwenGatedDeltaNetAttention)
 
     def gdn_layer_cls(self) -> type[QwenGatedDeltaNetAttention]:
         """The GDN layer of the platform."""

@@ -7,9 +7,13 @@ import sys
 
 import torch
 from oracle import Oracle
+from vllm.model_executor.layers.activation import SiluAndMul
+from vllm.v1.worker.cpu_worker import CPUWorker as VllmCPUWorker
 
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
 from ascend_gdn.runner.cpu import CPUWorker, StepCPUModelRunner
+from ascend_gdn.runner.upstream.moe_activation import ContextFreeSiluAndMul
+from ascend_gdn.runner.worker import register_out_of_tree
 
 
 class TamperingRunner(StepCPUModelRunner):
@@ -49,14 +53,24 @@ class ReplayingWorker(CPUWorker):
 
 
 class AmxWorker(CPUWorker):
-    """Loads the convolutions' weights as vLLM does on a CPU with AMX."""
+    """Loads the weights of convolutions and experts as vLLM does float32 on a CPU with AMX."""
 
     def load_model(self, **kwargs) -> None:
-        # vLLM asks in several places; only where it would pack a convolution is the answer yes.
+        # vLLM asks in several places; the answer is yes only where it packs a convolution, and
+        # where it finds no grouped matrix product for experts.
         torch.cpu._is_amx_tile_supported = lambda: (
-            sys._getframe(1).f_code.co_name == "dispatch_cpu_unquantized_gemm"
+            sys._getframe(1).f_code.co_name
+            in ("dispatch_cpu_unquantized_gemm", "check_grouped_gemm")
         )
         super().load_model(**kwargs)
+
+
+class HelpedStockWorker(VllmCPUWorker):
+    """vLLM's own worker, which without help starts no mixture of experts on some CPUs."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        register_out_of_tree(ContextFreeSiluAndMul, SiluAndMul)
 
 
 class OracleRunner(StepCPUModelRunner):

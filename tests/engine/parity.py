@@ -5,11 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from demo_reference import compare, load_reference, reference_logits
-from tiny_checkpoint import TinySizes
+from tiny_checkpoint import TinySizes, write_checkpoint
 
-from .job import Result
+from .job import OUR_WORKER, STOCK_WORKER, Job, Result, run
 
 
 def assert_equals_transformers(model: Path, prompts: Sequence[Sequence[int]], *results: Result):
@@ -41,3 +44,35 @@ def assert_planned_once_a_step(sizes: TinySizes, num_tokens: int, budget: int, r
     attention_layers = sizes.layer_types.count("full_attention")
     # vLLM forms groups of as many layers as the smaller kind has.
     assert stats["plans_reused"] == stats["plans_built"] * (gdn_layers // attention_layers - 1)
+
+
+def prompts_of(sizes: TinySizes, lengths: Sequence[int]) -> list[list[int]]:
+    rng = np.random.default_rng(sizes.seed)
+    return [rng.integers(3, sizes.vocab_size, length).tolist() for length in lengths]
+
+
+def assert_as_close_as_the_stock_worker(
+    sizes: TinySizes, lengths: Sequence[int], folder: Path, **fields: Any
+):
+    """The mean error of the prompts' logprobs to float32, in the dtype of ``sizes``."""
+    model = write_checkpoint(folder / "model", sizes)
+    prompts = prompts_of(sizes, lengths)
+    reference = load_reference(model)
+
+    def error(worker_cls: str) -> float:
+        job_folder = folder / worker_cls
+        job_folder.mkdir()
+        job = Job(
+            str(model), prompts, dtype=sizes.dtype, worker_cls=worker_cls, max_tokens=1,
+            engine={"max_num_batched_tokens": 256, "max_num_seqs": 8}, **fields,
+        )  # fmt: skip
+        differences = [
+            compare(reference_logits(reference, prompt, [0]), prompt, [0], logprobs).mean_difference
+            * (len(prompt) - 1)
+            for prompt, logprobs in zip(prompts, run(job, job_folder).prompt_logprobs, strict=True)
+        ]
+        return sum(differences) / sum(len(prompt) - 1 for prompt in prompts)
+
+    stock, ours = error(STOCK_WORKER), error(OUR_WORKER)
+    print(f"mean |logprob difference| to float32: stock worker {stock:.2e}, ours {ours:.2e}")
+    assert ours <= 1.5 * stock

@@ -11,6 +11,7 @@ import pytest
 
 from tiny_checkpoint import TinySizes, write_checkpoint
 
+from .cpu_isa import with_python_path
 from .job import Job, Result, run, run_script
 from .parity import assert_equals_transformers
 from .wider_cpu_platform import plugged_in
@@ -90,7 +91,7 @@ def test_data_parallel_of_a_dense_model(tmp_path: Path):
         PROMPTS[1:],
         worker_cls="changed_workers.AttentiveDummyWorker",
         engine=ENGINE | {"data_parallel_size": 2, "language_model_only": True},
-        env=ENV | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "PYTHONPATH": str(Path(__file__).parent)},
+        env=ENV | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"} | with_python_path(Path(__file__).parent),
     )
     values, _ = run_script(ASYNC_JOB, job, tmp_path, json.dumps([1, 0, 0, 1]))
     assert values.pop("dummies") == [0]

@@ -11,7 +11,6 @@ The way in is vLLM's own: a platform plug-in, an entry point that vLLM finds in 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 RESOURCE = "NPU"  # vLLM-Ascend's: Ray knows it, and its ids, without any device
@@ -19,13 +18,15 @@ RESOURCE = "NPU"  # vLLM-Ascend's: Ray knows it, and its ids, without any device
 
 def plugged_in(folder: Path) -> dict[str, str]:
     """Write the entry point under ``folder``; returns the environment that makes it count."""
+    from .cpu_isa import with_python_path  # not above: as a plug-in, this file is in no package
+
     info = folder / "plugin" / "wider_cpu_platform-0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: wider-cpu-platform\nVersion: 0\n")
     (info / "entry_points.txt").write_text(
         "[vllm.platform_plugins]\nwider_cpu = wider_cpu_platform:activate\n"
     )
-    return {"PYTHONPATH": os.pathsep.join((str(info.parent), str(Path(__file__).parent)))}
+    return with_python_path(info.parent, Path(__file__).parent)
 
 
 def activate() -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import pytest
 from vllm.model_executor.custom_op import op_registry_oot
+from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 
 from ascend_gdn.fla.gdn import StepQwenGatedDeltaNetAttention
 from ascend_gdn.runner import worker as module
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from ascend_gdn.runner.stats import GDNStats
-from ascend_gdn.runner.worker import StepWorkerMixin, check_platform, register_gdn_layer
+from ascend_gdn.runner.worker import StepWorkerMixin, check_platform, register_out_of_tree
 
 from .test_validation import config
 
@@ -112,11 +113,11 @@ def test_the_stack_is_checked_first(mocker, registry):
 
 
 def test_registering_twice_is_harmless_and_a_rival_is_named(registry):
-    register_gdn_layer(StepQwenGatedDeltaNetAttention)
-    register_gdn_layer(StepQwenGatedDeltaNetAttention)
+    register_out_of_tree(StepQwenGatedDeltaNetAttention, QwenGatedDeltaNetAttention)
+    register_out_of_tree(StepQwenGatedDeltaNetAttention, QwenGatedDeltaNetAttention)
     registry[NAME] = StubRunner
     with pytest.raises(RuntimeError, match=r"StubRunner registered for .*VLLM_PLUGINS"):
-        register_gdn_layer(StepQwenGatedDeltaNetAttention)
+        register_out_of_tree(StepQwenGatedDeltaNetAttention, QwenGatedDeltaNetAttention)
 
 
 def test_another_platform_is_refused():

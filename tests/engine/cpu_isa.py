@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The environment in which vLLM takes the paths of another CPU than this machine's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def with_python_path(*folders: Path) -> dict[str, str]:
+    """The environment that finds modules in ``folders`` first, then where this process does."""
+    found = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": os.pathsep.join([*map(str, folders), *([found] if found else [])])}
+
+
+AVX2 = with_python_path(Path(__file__).parent / "avx2")
+"""No AVX-512, no AMX."""
