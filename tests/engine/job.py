@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from vllm import LLM, RequestOutput, SamplingParams
 
 OUR_WORKER = "ascend_gdn.runner.CPUWorker"
-STOCK_WORKER = "changed_workers.HelpedStockWorker"
-"""vLLM's own: see there why it is helped."""
 ENVIRONMENT = os.environ | {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -45,6 +43,7 @@ class Job:
     prompts: list[list[int]]
     dtype: str = "float32"
     worker_cls: str = OUR_WORKER
+    """``"auto"`` for vLLM's own."""
     max_tokens: int = 32
     engine: dict[str, object] = field(default_factory=dict)
     """More arguments of ``LLM``, or other values for those given below."""
@@ -55,7 +54,7 @@ class Job:
     rounds: list[int] = field(default_factory=list)
     """How many prompts each ``generate`` takes, one after the other; by default one takes all."""
     counts: bool = True
-    """Whether the worker counts what it does, as ours do and vLLM's own does not."""
+    """Whether to ask the worker what it did, which vLLM's own (``"auto"``) does not count."""
 
 
 @dataclass
@@ -165,7 +164,7 @@ def collect(llm: LLM, job: Job, outputs: Iterable[RequestOutput]) -> dict[str, A
     """The fields of :class:`Result`, without the log."""
     from vllm.v1.metrics.reader import Counter
 
-    counting = job.counts and job.worker_cls != STOCK_WORKER
+    counting = job.counts and job.worker_cls != "auto"
     values = values_of(list(outputs), llm.collective_rpc("gdn_stats") if counting else [])
     if job.engine.get("disable_log_stats") is False:
         metrics = llm.get_metrics()
