@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import httpx
 import openai
 from rich.console import Console
 from rich.live import Live
@@ -136,7 +137,16 @@ async def _show_until_done(
 async def run_requests(console: Console, url: str, model: str, requests: Sequence[Request]) -> None:
     """Streams all requests at once, then asks for the same prompts' logprobs, all at once too."""
     async with openai.AsyncOpenAI(
-        base_url=f"{url}/v1", api_key="none", timeout=600, max_retries=0
+        base_url=f"{url}/v1",
+        api_key="none",
+        timeout=600,
+        max_retries=0,
+        # The server closes connections that are idle for some seconds, and a request that goes out
+        # on one just then is lost: each takes a connection of its own. No proxy of the environment:
+        # the server is on this machine.
+        http_client=openai.DefaultAsyncHttpxClient(
+            limits=httpx.Limits(max_keepalive_connections=0), trust_env=False
+        ),
     ) as client:
         streams = [asyncio.create_task(_stream(client, model, r)) for r in requests]
         try:
