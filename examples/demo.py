@@ -11,9 +11,9 @@ reason if not.
 import argparse
 import asyncio
 import contextlib
-import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import openai
@@ -22,9 +22,11 @@ from rich.table import Table
 from transformers import AutoTokenizer
 
 from demo_reference import Agreement, compare, load_reference, reference_logits
-from demo_server import Server, ServerError, free_port
+from demo_server import Server, ServerError
 from demo_streams import Request, StreamError, make_requests, run_requests
 from serve import GDN_WORKER, RECALL_MODEL, server_command, server_environment
+from server_guard import interrupt_on_signals
+from server_ports import port_of, reserve_port
 
 LENGTHS = (8, 63, 64, 65, 500, 1000, 2000)
 MTP = '{"method": "qwen3_next_mtp", "num_speculative_tokens": 3}'
@@ -115,25 +117,25 @@ def run_demo(console: Console, options: argparse.Namespace) -> None:
     tokenizer = AutoTokenizer.from_pretrained(RECALL_MODEL)
     console.print("for example:", tokenizer.decode(requests[0].prompt), "->",
                   tokenizer.decode(requests[0].answer), markup=False, highlight=False)  # fmt: skip
-    port = free_port()
+    reserved = reserve_port()
     # Few tokens a step, so that the long prompts are chunked and share steps with decodes.
     extra = ["--served-model-name", "recall", "--dtype", options.dtype,
              "--max-num-batched-tokens", "512", "--max-num-seqs", "16",
              "--disable-uvicorn-access-log"]  # fmt: skip
     if not options.no_mtp and options.worker_cls == GDN_WORKER:
         extra += ["--speculative-config", MTP]
-    command = server_command(RECALL_MODEL, port, options.worker_cls, extra)
+    command = server_command(RECALL_MODEL, port_of(reserved), options.worker_cls, extra)
     environment = server_environment() | {"VLLM_SERVER_DEV_MODE": "1"}  # for /collective_rpc
     stats: dict[str, float] | None = None
-    with Server(command, environment, port, folder / "server.log") as server:
+    with Server(command, environment, reserved, folder / "server.log") as server:
         console.print(f"server: {' '.join(command[1:])}", highlight=False)
-        seconds = server.wait_until_healthy(console, options.start_timeout)
+        seconds = wait_for(server, console, options.start_timeout)
         console.print(f"server is up after {seconds:.0f} s; its log: {options.folder}/server.log")
         try:
             asyncio.run(run_requests(console, server.url, "recall", requests))
         except openai.OpenAIError as error:
             server.check_alive()
-            raise ServerError(f"a request failed: {error!r}; see {server.log}") from error
+            raise ServerError(server.with_log(f"a request failed: {error!r}")) from error
         if options.worker_cls == GDN_WORKER:
             stats = worker_stats(server)
     console.print("server stopped")
@@ -149,6 +151,17 @@ def run_demo(console: Console, options: argparse.Namespace) -> None:
     if stats is not None:
         console.print(stats_table(stats))
     check(requests, agreements, stats, options.dtype)
+
+
+def wait_for(server: Server, console: Console, timeout: float) -> float:
+    """Until the server is up, with what goes on; returns the seconds that took."""
+    say = partial(console.print, markup=False, highlight=False)
+    if not console.is_terminal:
+        return server.wait_until_healthy(timeout, say)
+    with console.status("starting the server") as status:
+        return server.wait_until_healthy(
+            timeout, say, lambda now: status.update(f"starting the server: {now}")
+        )
 
 
 def check(
@@ -172,9 +185,7 @@ def check(
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_options(arguments)
     console = Console(width=None if sys.stdout.isatty() else 120)
-    # A plain `kill` or a closed terminal goes the way of Ctrl-C, so that the server is ended too.
-    for sign in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(sign, signal.default_int_handler)
+    interrupt_on_signals()  # a plain `kill` goes the way of Ctrl-C, so that the server is ended too
     try:
         run_demo(console, options)
     except (DemoFailed, ServerError, StreamError, OSError) as error:

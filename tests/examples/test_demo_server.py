@@ -7,10 +7,11 @@ import textwrap
 import time
 
 import pytest
-from rich.console import Console
 
-from demo_server import Server, ServerError, bare_message, first_error, free_port, last_lines
+from demo_server import Server, ServerError
 from serve import GDN_WORKER, main, server_command, server_environment
+from server_log import last_lines
+from server_ports import port_of, reserve_port
 
 HEALTHY = """
     import http.server, json, subprocess, sys
@@ -28,14 +29,10 @@ HEALTHY = """
 """
 
 
-def make_server(tmp_path, code):
-    port = free_port()
-    command = [sys.executable, "-c", textwrap.dedent(code), str(port)]
-    return Server(command, dict(os.environ), port, tmp_path / "server.log")
-
-
-def quiet():
-    return Console(quiet=True)
+def make_server(tmp_path, code, patience=60):
+    reserved = reserve_port()
+    command = [sys.executable, "-c", textwrap.dedent(code), str(port_of(reserved))]
+    return Server(command, dict(os.environ), reserved, tmp_path / "server.log", patience)
 
 
 def is_running(pid):
@@ -48,44 +45,69 @@ def is_running(pid):
 
 def test_serves_answers_and_ends_with_its_children(tmp_path):
     with make_server(tmp_path, HEALTHY) as server:
-        server.wait_until_healthy(quiet(), timeout=60)
+        server.wait_until_healthy(timeout=60)
         assert server.call_workers("gdn_stats") == [{"method": "gdn_stats"}]
         child = int(last_lines(server.log, 1)[0].split()[1])
         assert is_running(child)
-    assert not is_running(server.process.pid)
     assert not is_running(child)
 
 
 def test_ends_its_children_when_interrupted(tmp_path):
     with pytest.raises(KeyboardInterrupt), make_server(tmp_path, HEALTHY) as server:  # noqa: PT012
-        server.wait_until_healthy(quiet(), timeout=60)
+        server.wait_until_healthy(timeout=60)
         child = int(last_lines(server.log, 1)[0].split()[1])
         raise KeyboardInterrupt
     assert not is_running(child)
 
 
-def test_ends_a_server_that_ignores_polite_signals(tmp_path, mocker):
+def test_ends_a_server_that_ignores_polite_signals(tmp_path):
     code = """
-        import signal, time
+        import os, signal, time
         signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        print("deaf", flush=True); time.sleep(600)
+        print(os.getpid(), flush=True); time.sleep(600)
     """
-    server = make_server(tmp_path, code)
-    waits = {"SIGINT": 0.3, "SIGTERM": 0.3, "SIGKILL": 15}
-    real = server._gone_after
-    mocker.patch.object(server, "_gone_after", lambda sign, _: real(sign, waits[sign.name]))
-    with server:
-        while last_lines(server.log, 1) != ["deaf"]:
+    with make_server(tmp_path, code, patience=0.1) as server:
+        while not last_lines(server.log, 1):
             time.sleep(0.05)
-    assert not is_running(server.process.pid)
+        pid = int(last_lines(server.log, 1)[0])
+        assert is_running(pid)
+    assert not is_running(pid)
+
+
+@pytest.mark.parametrize("name", ["http_proxy", "all_proxy"])
+def test_no_proxy_comes_between_the_demo_and_its_server(name, tmp_path, monkeypatch):
+    monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with make_server(tmp_path, HEALTHY) as server:
+        server.wait_until_healthy(timeout=60)
+        assert server.call_workers("gdn_stats") == [{"method": "gdn_stats"}]
+
+
+def test_tells_the_phases_of_the_start(tmp_path):
+    code = """
+        import time
+        print("INFO 11-22 16:32:49 [a.py:1] Starting to load model", flush=True); time.sleep(600)
+    """
+    said, now = [], []
+
+    def stop_once_loading(text):
+        now.append(text)
+        if text.startswith("loading the model"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), make_server(tmp_path, code) as server:
+        server.wait_until_healthy(60, said.append, stop_once_loading)
+    assert [line.split(":")[0].strip() for line in said] == ["importing vLLM"]
+    assert now[-1].startswith("loading the model, ")
 
 
 def test_a_server_that_dies_is_an_error_with_its_log(tmp_path):
     with (
         make_server(tmp_path, "import sys; print('no such model'); sys.exit(3)") as server,
-        pytest.raises(ServerError, match=r"(?s)ended with code 3.*no such model"),
+        pytest.raises(
+            ServerError, match=r"(?s)ended with code 3.*no such model.*What to do: .*log"
+        ),
     ):
-        server.wait_until_healthy(quiet(), timeout=60)
+        server.wait_until_healthy(timeout=60)
 
 
 def test_a_server_that_never_comes_up_is_an_error(tmp_path):
@@ -93,39 +115,7 @@ def test_a_server_that_never_comes_up_is_an_error(tmp_path):
         make_server(tmp_path, "import time; time.sleep(600)") as server,
         pytest.raises(ServerError, match="not up after 0 s"),
     ):
-        server.wait_until_healthy(quiet(), timeout=0)
-
-
-def test_last_lines_skips_empty_ones(tmp_path):
-    log = tmp_path / "log"
-    log.write_bytes(b"one\ntwo \n\n\xff three\n\n")
-    assert last_lines(log, 2) == ["two", "\N{REPLACEMENT CHARACTER} three"]
-    log.write_bytes(b"")
-    assert last_lines(log, 1) == []
-
-
-def test_first_error_is_the_cause(tmp_path):
-    log = tmp_path / "log"
-    log.write_text(
-        "INFO 11-22 16:32:49 [core.py:1] no Error: yet\n"
-        "(Worker pid=7) ERROR 11-22 16:46:27 [a.py:9] vllm.MissingError: no compiler\n"
-        "RuntimeError: see above\n"
-    )
-    assert first_error(log) == "vllm.MissingError: no compiler"
-    log.write_text("fine\n")
-    assert first_error(log) is None
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("(EngineCore pid=7) INFO 11-22 16:32:49 [core.py:1] ready [now]", "ready [now]"),
-        ("INFO 11-22 16:32:49 [core.py:1] ready", "ready"),
-        ("Traceback (most recent call last):", "Traceback (most recent call last):"),
-    ],
-)
-def test_bare_message(line, message):
-    assert bare_message(line) == message
+        server.wait_until_healthy(timeout=0)
 
 
 def test_server_command_names_worker_and_model():

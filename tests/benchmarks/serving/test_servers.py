@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,3 +41,19 @@ def test_the_stock_server_is_told_no_worker(tmp_path):
     assert ours.command[ours.command.index("--worker-cls") + 1] == "a.Worker"
     assert stock.command[-1] == ours.command[-1] == "--enforce-eager"
     assert stock.port != ours.port
+
+
+def test_the_server_keeps_connections_for_longer_than_vllms_client(tmp_path):
+    server = VLLMServer("stock", "model", None, [], tmp_path / "log")
+    assert int(server.environment["VLLM_HTTP_TIMEOUT_KEEP_ALIVE"]) > 60
+
+
+def test_starts_as_a_command_whatever_else_is_installed():
+    # As the README runs it: installed packages come before examples/.
+    benchmarks = Path(__file__).parents[3] / "benchmarks"
+    subprocess.run(
+        [sys.executable, "-m", "serving", "--help"],
+        env=os.environ | {"PYTHONPATH": str(benchmarks)},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
