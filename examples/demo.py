@@ -129,6 +129,7 @@ def run_demo(console: Console, options: argparse.Namespace) -> None:
     stats: dict[str, float] | None = None
     with Server(command, environment, reserved, folder / "server.log") as server:
         console.print(f"server: {' '.join(command[1:])}", highlight=False)
+        console.print("its start takes one to five minutes, most of them for imports")
         seconds = wait_for(server, console, options.start_timeout)
         console.print(f"server is up after {seconds:.0f} s; its log: {options.folder}/server.log")
         try:

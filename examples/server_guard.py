@@ -5,10 +5,11 @@ Its owner (``serve.py``, the demo, a benchmark) starts this file as a script in 
 own, and the script the server. Each watches the other: if the owner ends, however it does, Linux
 sends the script a signal, and the script ends the server; if the script is killed, the owner does.
 
-What vLLM 0.23.0 leaves to them: a termination ends its engine and then waits for clients whose
+What vLLM 0.23.0 leaves to them: a termination ends its engine and may then wait for clients whose
 answers can no longer come (``entrypoints/launcher.py``: uvicorn's shutdown without a time limit);
-engine and worker of a killed API server go on for minutes; a killed engine leaves shared memory,
-and the server ends with code 0.
+engine and worker of a killed API server go on for minutes; a server whose engine is killed ends
+with code 0; shared memory of killed processes stays where Python does not track it, as between
+tensor-parallel workers on CPU.
 
     server_guard.py OWNER_PID PATIENCE COMMAND...
 """

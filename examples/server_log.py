@@ -19,7 +19,10 @@ _PHASES = (
     ("Capturing CUDA graphs", "capturing graphs"),
     ("init engine (profile", "starting the API server"),
 )
-_FAULT = "If nothing above can be mended here, please report it, with the whole log"
+_FAULT = (
+    "To all appearances this is a fault of vLLM's or ours: please report it with the whole log, "
+    "the command, and what lscpu says"
+)
 # The first that is found in the log, or in what is known of the end, tells what to do.
 _HINTS = (
     (r"IncompatibleStackError|does not support this configuration", "Do what the error says"),
