@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which compiled kernel a launch finds again, over a kernel that only takes notes."""
+"""Which compiled kernel a launch finds again, and what it does with one that does not fit, over a
+kernel that only takes notes."""
 
 from __future__ import annotations
 
@@ -7,8 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import triton
+from triton import language as tl
+from triton.runtime.autotuner import Autotuner, Heuristics
+from triton.runtime.errors import OutOfResources
 
-from ascend_gdn.fla.cuda.launch import BoundKernel, TunedKernel
+from ascend_gdn.fla.cuda import launch
+from ascend_gdn.fla.cuda.launch import BoundKernel, KernelDoesNotFitError, TunedKernel
 
 GRID, STREAM = (3, 2, 1), 77
 PARAMETERS = {
@@ -96,3 +102,96 @@ def test_a_number_that_triton_does_not_look_at_is_not_looked_at():
 def test_a_kernel_that_is_not_tuned_is_refused():
     with pytest.raises(TypeError, match="got SimpleNamespace of Kernel, expected Heuristics"):
         TunedKernel(SimpleNamespace(fn=Kernel()))
+
+
+@triton.jit(do_not_specialize=["T"])
+def some_kernel(x, state, T, BV: tl.constexpr, HAS_STATE: tl.constexpr):
+    pass
+
+
+class TunedStub:
+    """Triton's own heuristics and tuner over ``some_kernel``, which takes notes and shared memory.
+
+    A program takes ``BV * num_stages`` bytes, and as much again for each of: a state, an address
+    that is not divisible by 16. More stages are faster, and of those the wider block.
+    """
+
+    def __init__(self, monkeypatch, limit: int) -> None:
+        self.limit = limit
+        self.launched: list[tuple[int, int, bool]] = []
+        self.grids: list[object] = []
+        monkeypatch.setattr(some_kernel, "run", self.run)
+        configs = [triton.Config({"BV": bv}, 4, stages) for bv in (32, 64) for stages in (2, 3, 4)]
+        tuner = Autotuner(some_kernel, some_kernel.arg_names, configs, [], None, None,
+                          do_bench=self.bench)  # fmt: skip
+        tuner.cache_results = False  # on disk, under the name of a device
+        self.kernel = Heuristics(
+            tuner, some_kernel.arg_names, {"HAS_STATE": lambda args: args["state"] is not None}
+        )
+
+    def run(self, x, state, T, *, grid, warmup, BV, HAS_STATE, num_stages, **_):
+        units = 1 + HAS_STATE + (x.data_ptr() % 16 != 0)
+        if BV * num_stages * units > self.limit:
+            raise OutOfResources(BV * num_stages * units, self.limit, "shared memory")
+        self.last = (BV, num_stages, HAS_STATE)
+        self.launched.append(self.last)
+        self.grids.append(grid({"BV": BV}) if callable(grid) else grid)
+        return SimpleNamespace(
+            run=lambda *_: self.launched.append((BV, num_stages, HAS_STATE)),
+            function=None,
+            packed_metadata=None,
+        )
+
+    def bench(self, call, quantiles):
+        call()
+        bv, stages, _ = self.last
+        return [1 / (100 * stages + bv)] * 3
+
+    def launch(self, tuned: TunedKernel, x, state=None) -> tuple[int, int]:
+        """The configuration that ran: (BV, stages)."""
+        tuned(lambda meta: (128 // meta["BV"], 1, 1), STREAM, x, state, 5,
+              HAS_STATE=state is not None)  # fmt: skip
+        bv, stages, has_state = self.launched[-1]
+        assert has_state == (state is not None)
+        return bv, stages
+
+
+def test_what_triton_finds_too_large_is_not_chosen(monkeypatch):
+    stub = TunedStub(monkeypatch, limit=64 * 3)
+    tuned = TunedKernel(stub.kernel)
+    assert stub.launch(tuned, ALIGNED) == (32, 4)
+    assert stub.launch(tuned, ALIGNED) == (32, 4)
+
+
+def test_a_choice_that_does_not_fit_other_arguments_gives_way_to_one_that_does(monkeypatch, mocker):
+    warning = mocker.patch.object(launch.logger, "warning")
+    stub = TunedStub(monkeypatch, limit=64 * 4)
+    tuned = TunedKernel(stub.kernel)
+    assert stub.launch(tuned, ALIGNED) == (64, 4)
+    warning.assert_not_called()
+    for _ in range(2):
+        assert stub.launch(tuned, UNALIGNED) == (32, 2)  # 64 * 4 * 2 does not fit, 32 * 2 * 2 does
+        assert stub.grids[-1] == (4, 1, 1)  # of the block that is launched
+    (call,) = warning.call_args_list
+    assert "some_kernel" in call.args[0] % call.args[1:]
+    assert "Required: 512, Hardware limit: 256" in call.args[0] % call.args[1:]
+    # What it is called with a state is apart, and tuned for another limit than is left.
+    assert stub.launch(tuned, ALIGNED, BUFFER) == (32, 2)
+
+
+def test_a_choice_made_for_others_need_not_fit_the_first_launch(monkeypatch):
+    stub = TunedStub(monkeypatch, limit=64 * 4)
+    stub.kernel[(1, 1, 1)](ALIGNED, None, 5)  # by vLLM, on the same tuner
+    assert stub.launch(TunedKernel(stub.kernel), UNALIGNED) == (32, 2)
+
+
+def test_where_no_choice_fits_the_kernel_and_the_memory_are_named(monkeypatch):
+    stub = TunedStub(monkeypatch, limit=63)
+    expected = "kernel some_kernel .* got 63 of shared memory, expected 64 for the least of 6 conf"
+    with pytest.raises(KernelDoesNotFitError, match=expected):
+        stub.launch(TunedKernel(stub.kernel), ALIGNED)
+    bound = BoundKernel(some_kernel, BV=64, HAS_STATE=False, num_stages=2)
+    with pytest.raises(
+        KernelDoesNotFitError, match=r"some_kernel .* expected 128 for the least of 1"
+    ):
+        bound(GRID, STREAM, ALIGNED, None, 5)
