@@ -11,10 +11,11 @@ from vllm.platforms import current_platform
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
+from ascend_gdn.runner.additional_options import additional_option
 from ascend_gdn.runner.compat import check_seams
 from ascend_gdn.runner.gpu_compat import gpu_seams
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
-from ascend_gdn.runner.validation import additional_option, has_gdn_layers, raise_if_refused
+from ascend_gdn.runner.validation import has_gdn_layers, raise_if_refused
 from ascend_gdn.runner.worker import StepWorkerMixin, check_platform
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class GPUWorker(StepWorkerMixin, Worker):
 
 def refuse_unsupported_on_gpu(vllm_config: VllmConfig) -> None:
     """Raise ``ValueError`` naming what this worker does not support on CUDA."""
-    backend = additional_option(vllm_config, "gdn_prefill_backend", "auto")
+    backend = additional_option(vllm_config, "gdn_prefill_backend")
     raise_if_refused(
         [
             (
@@ -87,7 +88,7 @@ def refuse_unsupported_on_gpu(vllm_config: VllmConfig) -> None:
             (
                 # It makes tables of its own on the device (prepare_metadata_cutedsl in
                 # model_executor/layers/mamba/ops/gdn_chunk_cutedsl, 0.23.0).
-                str(backend).strip().lower() == "cutedsl",
+                backend == "cutedsl",
                 "got gdn_prefill_backend='cutedsl', expected 'triton' or 'flashinfer'; pass "
                 "--gdn-prefill-backend triton",
             ),

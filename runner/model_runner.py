@@ -13,11 +13,11 @@ from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
 from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.table_fill import make_table_fill
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
+from ascend_gdn.runner.additional_options import table_fill_option
 from ascend_gdn.runner.left_out import LeftOutRequests
 from ascend_gdn.runner.pool import StepBufferPool, StepPools
 from ascend_gdn.runner.stats import GDNStats
 from ascend_gdn.runner.step import GDNSteps
-from ascend_gdn.runner.validation import table_fill_option
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from vllm.config import VllmConfig
 
-from ascend_gdn.attention.table_fill import TABLE_FILLS
+from ascend_gdn.runner.additional_options import refused_options
 from ascend_gdn.runner.align_scheduler import AlignedAsyncScheduler, AlignedScheduler
 
 GDN_MODEL_TYPES = frozenset({"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"})
@@ -20,26 +20,6 @@ def has_gdn_layers(vllm_config: VllmConfig) -> bool:
     return vllm_config.model_config.hf_text_config.model_type in GDN_MODEL_TYPES
 
 
-def additional_option(vllm_config: VllmConfig, name: str, default: str) -> str:
-    """What ``--additional-config`` has under ``name``.
-
-    Raises ``ValueError`` if that is not a dict.
-    """
-    options = vllm_config.additional_config
-    if not isinstance(options, dict):  # vLLM takes any object that can be hashed (config/vllm.py)
-        raise ValueError(
-            f"ascend-gdn: got additional_config of type {type(options).__name__}, expected a dict: "
-            f"{name} is read from it; give --additional-config as JSON"
-        )
-    value: str = options.get(name, default)
-    return value
-
-
-def table_fill_option(vllm_config: VllmConfig) -> str:
-    """Who is asked to fill the chunk tables: ``gdn_table_fill`` of ``--additional-config``."""
-    return additional_option(vllm_config, "gdn_table_fill", TABLE_FILLS[0])
-
-
 def refuse_unsupported(vllm_config: VllmConfig) -> None:
     """Raise ``ValueError`` naming every option that the worker does not support."""
     cache_mode = vllm_config.cache_config.mamba_cache_mode
@@ -47,7 +27,6 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
     scheduler = vllm_config.scheduler_config.get_scheduler_cls()
     asynchronous = vllm_config.scheduler_config.async_scheduling
     aligned = AlignedAsyncScheduler if asynchronous else AlignedScheduler
-    table_fill = table_fill_option(vllm_config)
     raise_if_refused(
         (
             (
@@ -77,11 +56,7 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
                 "got LoRA, expected none: GDN layers have no LoRA path here; leave out "
                 "--enable-lora",
             ),
-            (
-                table_fill not in TABLE_FILLS,
-                f"got gdn_table_fill={table_fill!r}, expected 'host' or 'triton'; correct "
-                "--additional-config, or leave gdn_table_fill out of it for 'host'",
-            ),
+            *((True, refusal) for refusal in refused_options(vllm_config)),
         )
     )
 

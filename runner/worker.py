@@ -11,6 +11,7 @@ from vllm.model_executor.custom_op import CustomOp, PluggableLayer, op_registry_
 from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 from vllm.platforms import current_platform
 
+from ascend_gdn.runner.additional_options import unread_options
 from ascend_gdn.runner.compat import check_seams, check_version, vllm_seams
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from ascend_gdn.runner.validation import has_gdn_layers, refuse_unsupported
@@ -63,6 +64,13 @@ class StepWorkerMixin(Base):
         self.has_gdn_layers = has_gdn_layers(vllm_config)
         if self.has_gdn_layers:
             refuse_unsupported(vllm_config)
+            unread = unread_options(vllm_config)
+            if unread and self.device_type != "npu":  # vLLM-Ascend reads dozens there
+                logger.warning(
+                    "ascend-gdn: neither vLLM nor ascend-gdn reads %s of --additional-config: they "
+                    "do nothing, unless another plug-in reads them.",
+                    ", ".join(unread),
+                )
         else:
             logger.info(
                 "ascend-gdn: %s has no GDN layers; the worker behaves as vLLM's own.",

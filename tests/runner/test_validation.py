@@ -10,7 +10,7 @@ import torch
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from ascend_gdn.runner.align_scheduler import AlignedAsyncScheduler, AlignedScheduler
-from ascend_gdn.runner.validation import has_gdn_layers, refuse_unsupported, table_fill_option
+from ascend_gdn.runner.validation import has_gdn_layers, refuse_unsupported
 
 
 def config(**changes):
@@ -78,6 +78,10 @@ def test_the_scheduler_is_asked_for_by_how_the_engine_schedules():
             {"additional_config": {"gdn_table_fill": "gpu"}},
             "got gdn_table_fill='gpu', expected 'host' or 'triton'; correct --additional-config",
         ),
+        (
+            {"additional_config": {"gdn_table_fil": "triton"}},
+            "got 'gdn_table_fil' in --additional-config",
+        ),
     ],
 )
 def test_refusals_say_what_to_change(changes, message):
@@ -94,26 +98,6 @@ def test_either_of_both_needs_no_scheduler_of_ours(changes):
 def test_all_refusals_come_at_once():
     with pytest.raises(ValueError, match=r"mamba_cache_mode.*LoRA"):
         refuse_unsupported(config(mamba_cache_mode="all", lora_config=object()))
-
-
-@pytest.mark.parametrize(
-    ("additional_config", "expected"),
-    [
-        ({}, "host"),
-        ({"another_plug_ins": 1}, "host"),
-        ({"gdn_table_fill": "host"}, "host"),
-        ({"gdn_table_fill": "triton"}, "triton"),
-    ],
-)
-def test_who_fills_the_tables(additional_config, expected):
-    checked = config(additional_config=additional_config)
-    refuse_unsupported(checked)
-    assert table_fill_option(checked) == expected
-
-
-def test_options_that_cannot_be_read_are_refused():
-    with pytest.raises(ValueError, match="additional_config of type object, expected a dict"):
-        refuse_unsupported(config(additional_config=object()))
 
 
 @pytest.mark.parametrize(

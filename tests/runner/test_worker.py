@@ -105,6 +105,27 @@ def test_a_refused_option_stops_before_anything_is_registered(registry):
     assert NAME not in registry
 
 
+@pytest.mark.parametrize(
+    ("device_type", "options", "told"),
+    [
+        ("cpu", {"other": 1, "gdn_table_fill": "host", "table_fill": "triton"}, True),
+        ("cpu", {"gdn_table_fill": "host"}, False),
+        ("npu", {"enable_cpu_binding": False}, False),
+    ],
+)
+def test_options_that_nobody_here_reads_are_told(registry, mocker, device_type, options, told):
+    class WorkerOfPlatform(Worker):
+        pass
+
+    WorkerOfPlatform.device_type = device_type
+    mocker.patch.object(module, "current_platform", device_type=device_type)
+    warning = mocker.patch.object(module.logger, "warning")
+    WorkerOfPlatform(named_config(additional_config=options))
+    assert [call.args[1] for call in warning.call_args_list] == (
+        ["other, table_fill"] if told else []
+    )
+
+
 def test_the_stack_is_checked_first(mocker, registry):
     mocker.patch.object(module, "check_seams", side_effect=RuntimeError("stop"))
     with pytest.raises(RuntimeError, match="stop"):
