@@ -14,6 +14,7 @@ from vllm.v1.worker.gpu_worker import Worker
 from ascend_gdn.runner.additional_options import additional_option
 from ascend_gdn.runner.compat import check_seams
 from ascend_gdn.runner.gpu_compat import gpu_seams
+from ascend_gdn.runner.gpu_prefill_backend import settle_prefill_backend
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from ascend_gdn.runner.validation import has_gdn_layers, raise_if_refused
 from ascend_gdn.runner.worker import StepWorkerMixin, check_platform
@@ -56,6 +57,7 @@ class GPUWorker(StepWorkerMixin, Worker):
         if has_gdn_layers(vllm_config):
             check_seams(gpu_seams())
             refuse_unsupported_on_gpu(vllm_config)
+            settle_prefill_backend(vllm_config)
         super().__init__(vllm_config, *args, **kwargs)
 
     def gdn_layer_cls(self) -> type[QwenGatedDeltaNetAttention]:
