@@ -19,8 +19,10 @@ from ascend_gdn.runner.cpu_align import (
     copy_before_step,
     index_only_buffers,
 )
+from ascend_gdn.runner.cpu_validation import refuse_unsupported_on_cpu
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from ascend_gdn.runner.upstream.moe_activation import ContextFreeSiluAndMul
+from ascend_gdn.runner.validation import has_gdn_layers
 from ascend_gdn.runner.worker import StepWorkerMixin, register_out_of_tree
 
 if TYPE_CHECKING:
@@ -165,6 +167,8 @@ class CPUWorker(StepWorkerMixin, VllmCPUWorker):
     device_type = "cpu"
 
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
+        if has_gdn_layers(vllm_config):
+            refuse_unsupported_on_cpu(vllm_config)
         super().__init__(vllm_config, *args, **kwargs)
         if self.has_gdn_layers:
             register_out_of_tree(ContextFreeSiluAndMul, SiluAndMul)

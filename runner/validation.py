@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import gcd
 
-from vllm.config import VllmConfig
+from vllm.config import ModelConfig, MultiModalConfig, VllmConfig
 
 from ascend_gdn.runner.additional_options import refused_options
 from ascend_gdn.runner.align_scheduler import AlignedAsyncScheduler, AlignedScheduler
@@ -22,7 +23,11 @@ def has_gdn_layers(vllm_config: VllmConfig) -> bool:
 
 def refuse_unsupported(vllm_config: VllmConfig) -> None:
     """Raise ``ValueError`` naming every option that the worker does not support."""
-    cache_mode = vllm_config.cache_config.mamba_cache_mode
+    model, text = vllm_config.model_config, vllm_config.model_config.hf_text_config
+    heads = (text.linear_num_key_heads, text.linear_num_value_heads)
+    vision = vision_options(model)
+    ranks = vllm_config.parallel_config.tensor_parallel_size
+    aligns = vllm_config.cache_config.mamba_cache_mode == "align"
     speculates = vllm_config.speculative_config is not None
     scheduler = vllm_config.scheduler_config.get_scheduler_cls()
     asynchronous = vllm_config.scheduler_config.async_scheduling
@@ -30,12 +35,29 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
     raise_if_refused(
         (
             (
-                cache_mode not in ("none", "align"),
-                f"got mamba_cache_mode={cache_mode!r}, expected 'none' or 'align'; vLLM 0.23.0 "
-                "has no 'all' for GDN either: pass --mamba-cache-mode align",
+                # vLLM 0.23.0 compares attention heads alone, and cuts what does not divide.
+                any(count % ranks for count in heads),
+                f"got --tensor-parallel-size {ranks} for {heads[0]} key and {heads[1]} value heads "
+                "of linear attention (linear_num_key_heads, linear_num_value_heads), expected a "
+                f"divisor of both; pass one of {_divisors(*heads, text.num_attention_heads)}",
             ),
             (
-                cache_mode == "align" and speculates and not issubclass(scheduler, aligned),
+                vision is not None
+                and vision.mm_encoder_tp_mode != "data"
+                and model.hf_config.vision_config.num_heads % ranks != 0,
+                f"got --tensor-parallel-size {ranks}, expected a divisor of the vision tower's "
+                "heads (num_heads of vision_config); serve text alone with --language-model-only, "
+                "or pass --mm-encoder-tp-mode data",
+            ),
+            (
+                vllm_config.scheduler_config.disable_hybrid_kv_cache_manager,
+                "got the hybrid KV cache manager switched off, expected on: the states of GDN "
+                "layers and the cache of attention are no one kind; leave out "
+                "--disable-hybrid-kv-cache-manager, or a --kv-transfer-config whose connector does "
+                "not support it",
+            ),
+            (
+                aligns and speculates and not issubclass(scheduler, aligned),
                 f"got prefix caching with speculative decoding under {scheduler.__name__} and "
                 f"async_scheduling={asynchronous}, expected {aligned.__name__}: vLLM 0.23.0's "
                 "caches states of other tokens than it says (vllm-project/vllm#43559); pass "
@@ -59,6 +81,46 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
             *((True, refusal) for refusal in refused_options(vllm_config)),
         )
     )
+
+
+def refuse_unaligned(vllm_config: VllmConfig) -> None:
+    """Raise ``ValueError`` if a step may not reach the end of a block, where states are cached.
+
+    vLLM sets the size of a block once the model's layers are made, and then fails without a flag's
+    name or a word (``validate_block_size`` in config/vllm.py, 0.23.0).
+    """
+    block = vllm_config.cache_config.block_size
+    scheduler = vllm_config.scheduler_config
+    budget, threshold = scheduler.max_num_batched_tokens, scheduler.long_prefill_token_threshold
+    aligns = vllm_config.cache_config.mamba_cache_mode == "align"
+    expected = f"expected at least {block} with prefix caching, the tokens of a block"
+    raise_if_refused(
+        (
+            (
+                aligns and budget < block,
+                f"got --max-num-batched-tokens {budget}, {expected}; pass that, or "
+                "--no-enable-prefix-caching",
+            ),
+            (
+                aligns and 0 < threshold < block,
+                f"got --long-prefill-token-threshold {threshold}, {expected}; pass that, or 0 for "
+                "none",
+            ),
+        )
+    )
+
+
+def vision_options(model: ModelConfig) -> MultiModalConfig | None:
+    """What is set for the vision tower; None where vLLM makes none."""
+    options = model.multimodal_config
+    if options is None or not any(map(options.get_limit_per_prompt, ("image", "video"))):
+        return None
+    return options
+
+
+def _divisors(*numbers: int) -> str:
+    common = gcd(*numbers)
+    return ", ".join(str(size) for size in range(1, common + 1) if common % size == 0)
 
 
 def raise_if_refused(checks: Iterable[tuple[bool, str]]) -> None:

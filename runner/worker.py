@@ -14,9 +14,10 @@ from vllm.platforms import current_platform
 from ascend_gdn.runner.additional_options import unread_options
 from ascend_gdn.runner.compat import check_seams, check_version, vllm_seams
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
-from ascend_gdn.runner.validation import has_gdn_layers, refuse_unsupported
+from ascend_gdn.runner.validation import has_gdn_layers, refuse_unaligned, refuse_unsupported
 
 if TYPE_CHECKING:
+    from vllm.v1.kv_cache_interface import KVCacheSpec
     from vllm.v1.worker.gpu_worker import Worker as Base
 else:
     Base = object
@@ -94,6 +95,12 @@ class StepWorkerMixin(Base):
         super().init_device()
         if self.has_gdn_layers:
             self.model_runner = self.make_model_runner()
+
+    def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
+        # The first that vLLM asks for after it has set the size of a block.
+        if self.has_gdn_layers:
+            refuse_unaligned(self.vllm_config)
+        return super().get_kv_cache_spec()
 
     def gdn_stats(self) -> dict[str, float]:
         """What the worker did since it started, for ``collective_rpc``: see ``GDNStats``."""

@@ -27,6 +27,9 @@ class StubWorker:
     def init_device(self) -> None:
         self.model_runner = "vLLM's"
 
+    def get_kv_cache_spec(self) -> str:
+        return "vLLM's"
+
     def shutdown(self) -> None:
         self.ended = True
 
@@ -124,6 +127,17 @@ def test_options_that_nobody_here_reads_are_told(registry, mocker, device_type, 
     assert [call.args[1] for call in warning.call_args_list] == (
         ["other, table_fill"] if told else []
     )
+
+
+def test_a_step_is_compared_with_a_block_once_vllm_has_set_its_size(registry):
+    align = {"mamba_cache_mode": "align", "max_num_batched_tokens": 256}
+    worker = Worker(named_config(**align, block_size=128))
+    assert worker.get_kv_cache_spec() == "vLLM's"
+    worker.vllm_config.cache_config.block_size = 384
+    with pytest.raises(ValueError, match="--max-num-batched-tokens 256, expected at least 384"):
+        worker.get_kv_cache_spec()
+    another = Worker(named_config(**align, model_type="llama"))
+    assert another.get_kv_cache_spec() == "vLLM's"
 
 
 def test_the_stack_is_checked_first(mocker, registry):

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the CPU worker refuses beyond what every worker does."""
+
+from __future__ import annotations
+
+import pytest
+from vllm.config import MultiModalConfig
+
+import ascend_gdn.runner
+from ascend_gdn.runner.cpu_validation import refuse_unsupported_on_cpu
+
+from .test_validation import NO_IMAGES, config
+
+
+@pytest.mark.parametrize(
+    "options", [{"language_model_only": True}, {"skip_mm_profiling": True}, NO_IMAGES]
+)
+def test_a_model_that_serves_text_alone_passes(options):
+    refuse_unsupported_on_cpu(config(multimodal_config=MultiModalConfig(**options)))
+    refuse_unsupported_on_cpu(config())
+
+
+@pytest.mark.parametrize("limits", [{}, {"image": 0}, {"video": 0}, {"image": 1, "video": 0}])
+def test_images_are_refused_by_the_worker_before_anything_is_loaded(limits):
+    vllm_config = config(multimodal_config=MultiModalConfig(limit_per_prompt=limits))
+    with pytest.raises(ValueError, match=r"takes images.*; pass --language-model-only"):
+        ascend_gdn.runner.CPUWorker(vllm_config)
