@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from vllm.logger import init_logger
 from vllm.model_executor.layers.activation import SiluAndMul
+from vllm.platforms import current_platform
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker as VllmCPUWorker
 from vllm.v1.worker.mamba_utils import MambaBuffers, cleanup_mamba_state_idx
@@ -23,7 +24,7 @@ from ascend_gdn.runner.cpu_validation import refuse_unsupported_on_cpu
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from ascend_gdn.runner.upstream.moe_activation import ContextFreeSiluAndMul
 from ascend_gdn.runner.validation import has_gdn_layers
-from ascend_gdn.runner.worker import StepWorkerMixin, register_out_of_tree
+from ascend_gdn.runner.worker import StepWorkerMixin, check_platform, register_out_of_tree
 
 if TYPE_CHECKING:
     from vllm.config import SpeculativeConfig, VllmConfig
@@ -167,6 +168,7 @@ class CPUWorker(StepWorkerMixin, VllmCPUWorker):
     device_type = "cpu"
 
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
+        check_platform(self.device_type, current_platform.device_type)
         if has_gdn_layers(vllm_config):
             refuse_unsupported_on_cpu(vllm_config)
         super().__init__(vllm_config, *args, **kwargs)
