@@ -11,6 +11,8 @@ from ascend_gdn.runner.validation import raise_if_refused, vision_options
 def refuse_unsupported_on_cpu(vllm_config: VllmConfig) -> None:
     """Raise ``ValueError`` naming what this worker does not support on CPU."""
     vision = vision_options(vllm_config.model_config)
+    parallel = vllm_config.parallel_config
+    contexts = (parallel.prefill_context_parallel_size, parallel.decode_context_parallel_size)
     raise_if_refused(
         [
             (
@@ -19,6 +21,14 @@ def refuse_unsupported_on_cpu(vllm_config: VllmConfig) -> None:
                 # the processors of transformers 5 refuse.
                 vision is not None and not vision.skip_mm_profiling,
                 "got a model that takes images, expected text alone; pass --language-model-only",
+            ),
+            (
+                # check_attention_cp_compatibility in v1/worker/cp_utils.py (0.23.0) says so once
+                # the model is loaded and profiled.
+                contexts != (1, 1),
+                f"got context parallelism of {contexts[0]} in prefill and {contexts[1]} in decode, "
+                "expected 1: vLLM's attention for CPU has none; leave out "
+                "--prefill-context-parallel-size and --decode-context-parallel-size",
             ),
         ]
     )

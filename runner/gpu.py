@@ -79,6 +79,7 @@ class GPUWorker(StepWorkerMixin, Worker):
 def refuse_unsupported_on_gpu(vllm_config: VllmConfig) -> None:
     """Raise ``ValueError`` naming what this worker does not support on CUDA."""
     backend = additional_option(vllm_config, "gdn_prefill_backend")
+    context_parallel = vllm_config.parallel_config.prefill_context_parallel_size
     raise_if_refused(
         [
             (
@@ -93,6 +94,13 @@ def refuse_unsupported_on_gpu(vllm_config: VllmConfig) -> None:
                 backend == "cutedsl",
                 "got gdn_prefill_backend='cutedsl', expected 'triton' or 'flashinfer'; pass "
                 "--gdn-prefill-backend triton",
+            ),
+            (
+                # check_attention_cp_compatibility in v1/worker/cp_utils.py (0.23.0) says so once
+                # the model is loaded and profiled.
+                context_parallel > 1,
+                f"got --prefill-context-parallel-size {context_parallel}, expected 1: none of "
+                "vLLM's attention backends for CUDA has it; leave it out",
             ),
         ]
     )

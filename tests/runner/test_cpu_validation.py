@@ -25,3 +25,10 @@ def test_images_are_refused_by_the_worker_before_anything_is_loaded(limits):
     vllm_config = config(multimodal_config=MultiModalConfig(limit_per_prompt=limits))
     with pytest.raises(ValueError, match=r"takes images.*; pass --language-model-only"):
         ascend_gdn.runner.CPUWorker(vllm_config)
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_context_parallelism_is_refused(phase):
+    vllm_config = config(**{f"{phase}_context_parallel_size": 2})
+    with pytest.raises(ValueError, match=f"of .*2 in {phase}.*leave out --prefill-context"):
+        refuse_unsupported_on_cpu(vllm_config)

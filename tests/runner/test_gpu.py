@@ -38,3 +38,9 @@ def test_float32_is_refused():
 def test_a_backend_with_tables_of_its_own_is_refused(backend):
     with pytest.raises(ValueError, match="pass --gdn-prefill-backend triton"):
         refuse_unsupported_on_gpu(config(additional_config={"gdn_prefill_backend": backend}))
+
+
+def test_prefill_context_parallelism_is_refused():
+    with pytest.raises(ValueError, match="got --prefill-context-parallel-size 2, expected 1"):
+        refuse_unsupported_on_gpu(config(prefill_context_parallel_size=2))
+    refuse_unsupported_on_gpu(config(decode_context_parallel_size=2))

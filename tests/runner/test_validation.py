@@ -34,6 +34,8 @@ def config(**changes):
         "long_prefill_token_threshold": 0,
         "disable_hybrid_kv_cache_manager": False,
         "tensor_parallel_size": 1,
+        "prefill_context_parallel_size": 1,
+        "decode_context_parallel_size": 1,
         "multimodal_config": None,
         "additional_config": {},
         "dtype": torch.bfloat16,
@@ -54,6 +56,8 @@ def config(**changes):
         parallel_config=SimpleNamespace(
             use_ubatching=values["use_ubatching"],
             tensor_parallel_size=values["tensor_parallel_size"],
+            prefill_context_parallel_size=values["prefill_context_parallel_size"],
+            decode_context_parallel_size=values["decode_context_parallel_size"],
         ),
         lora_config=values["lora_config"],
         additional_config=values["additional_config"],
