@@ -70,8 +70,16 @@ if [ ! -e "$packages_stamp" ]; then
     $uv pip install --python $venv/bin/python --no-deps "${packages[@]/#/-r}"
     if [ ${#ascend[@]} -gt 0 ]; then
         say "building vllm-ascend, without its kernels"
-        COMPILE_CUSTOM_KERNELS=0 SOC_VERSION=ascend910b1 $uv pip install --python $venv/bin/python \
-            --no-deps --no-build-isolation "${ascend[@]/#/-r}"
+        # In a cache of its own, where uv leaves the source that it builds: tests/emulation compares
+        # with the operators' schemas in it.
+        rm -rf $venv/build
+        UV_NO_CACHE=false COMPILE_CUSTOM_KERNELS=0 SOC_VERSION=ascend910b1 $uv pip install \
+            --python $venv/bin/python --no-deps --no-build-isolation --reinstall \
+            --cache-dir $venv/build "${ascend[@]/#/-r}"
+        schemas=$(find $venv/build -path '*/src/csrc/torch_binding.cpp')
+        [ -n "$schemas" ] || fail "uv built vllm-ascend, but left no csrc/torch_binding.cpp in $venv/build"
+        cp "$schemas" $venv/torch_binding.cpp
+        rm -rf $venv/build
     fi
     rm -f $venv/.packages-*
     touch "$packages_stamp"
