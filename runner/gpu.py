@@ -15,18 +15,13 @@ from ascend_gdn.runner.additional_options import additional_option
 from ascend_gdn.runner.compat import check_seams
 from ascend_gdn.runner.gpu_compat import gpu_seams
 from ascend_gdn.runner.gpu_prefill_backend import settle_prefill_backend
-from ascend_gdn.runner.model_runner import StepModelRunnerMixin
+from ascend_gdn.runner.model_runner import WARM_UP_TOKENS, StepModelRunnerMixin
 from ascend_gdn.runner.validation import has_gdn_layers, raise_if_refused
 from ascend_gdn.runner.worker import StepWorkerMixin, check_platform
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
-    from vllm.v1.worker.worker_base import CompilationTimes
-
-
-_WARM_UP_TOKENS = 64
-"""Half of them for a prefill, more than what verifies drafts."""
 
 
 class StepGPUModelRunner(StepModelRunnerMixin, GPUModelRunner):
@@ -39,7 +34,7 @@ class StepGPUModelRunner(StepModelRunnerMixin, GPUModelRunner):
         constant (causal_conv1d.py, 0.23.0): otherwise the first request waits for it.
         """
         self._dummy_run(
-            min(_WARM_UP_TOKENS, self.max_num_tokens),
+            min(WARM_UP_TOKENS, self.max_num_tokens),
             cudagraph_runtime_mode=CUDAGraphMode.NONE,
             force_attention=True,
             create_mixed_batch=True,
@@ -68,12 +63,6 @@ class GPUWorker(StepWorkerMixin, Worker):
 
     def make_model_runner(self) -> StepGPUModelRunner:
         return StepGPUModelRunner(self.vllm_config, self.device)
-
-    def compile_or_warm_up_model(self) -> CompilationTimes:
-        if self.has_gdn_layers:
-            # First: at its end vLLM starts to watch for kernels that are compiled too late.
-            self.model_runner.warm_up_prefill()
-        return super().compile_or_warm_up_model()
 
 
 def refuse_unsupported_on_gpu(vllm_config: VllmConfig) -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 else:
     Base = object
 
+WARM_UP_TOKENS = 64
+"""Of a dummy batch with a prefill; half of them are more than what verifies drafts."""
+
 logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
 
 
@@ -59,6 +62,9 @@ class StepModelRunnerMixin(Base):
             return super()._dummy_run(*args, **kwargs)
         with self.gdn_steps.idle():
             return super()._dummy_run(*args, **kwargs)
+
+    def warm_up_prefill(self) -> None:
+        """Run a prefill once, with the KV cache in place, where the first would compile kernels."""
 
     def _determine_batch_execution_and_padding(
         self,

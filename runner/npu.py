@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from vllm.v1.utils import report_usage_stats
 from vllm.v1.worker.workspace import init_workspace_manager
 from vllm_ascend.utils import is_310p
@@ -17,18 +19,42 @@ from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.runner.ascend_compat import ascend_seams, check_ascend_version
 from ascend_gdn.runner.ascend_validation import refuse_unsupported_on_ascend, repair_all2all_backend
 from ascend_gdn.runner.compat import check_seams
-from ascend_gdn.runner.model_runner import StepModelRunnerMixin
+from ascend_gdn.runner.model_runner import WARM_UP_TOKENS, StepModelRunnerMixin
 from ascend_gdn.runner.validation import has_gdn_layers
 from ascend_gdn.runner.worker import StepWorkerMixin
 
 if TYPE_CHECKING:
-    import numpy as np
     from vllm.config import VllmConfig
     from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 
 
 class StepNPUModelRunner(StepModelRunnerMixin, NPUModelRunner):
     """vLLM-Ascend's model runner, opening a GDN step around each metadata build."""
+
+    _dummy_prefill: ContextParallelBatch | None = None
+    """The whole of a dummy batch that prefills, under prefill context parallelism."""
+
+    def warm_up_prefill(self) -> None:
+        """Run a prefill once, with the KV cache in place.
+
+        vLLM-Ascend (0.23.0) has no GDN metadata in its profile run, and none but decodes' in what
+        it captures: otherwise the first request waits for the Triton kernels of a prefill, and of
+        slots in the KV cache.
+        """
+        # No size of a graph, whose decodes may have an operator of their own (pa_shape_list).
+        tokens = min(WARM_UP_TOKENS - 1, self.max_num_tokens)
+        bounds = torch.tensor([0, tokens], dtype=torch.int32, device=self.device)
+        # Of a row without blocks. The dummy run then empties the slots.
+        self.input_batch.block_table.compute_slot_mapping(1, bounds, self.positions[:tokens])
+        if self.pcp_size > 1:
+            whole = np.array([tokens * self.pcp_size], np.int32)
+            self._dummy_prefill = ContextParallelBatch(whole, 0, self.pcp_size, self.pcp_rank)
+        try:
+            # One request, as for the latency of prefills (profile_prefill_latency in
+            # worker/worker.py, 0.23.0): otherwise every request of a dummy run has some tokens.
+            self._dummy_run(tokens, force_attention=True, profile_cpp=True)
+        finally:
+            self._dummy_prefill = None
 
     def initialize_attn_backend(self, *args: Any, **kwargs: Any) -> None:
         # Where vLLM-Ascend makes the metadata builders (model_runner_v1.py, 0.23.0).
@@ -37,7 +63,9 @@ class StepNPUModelRunner(StepModelRunnerMixin, NPUModelRunner):
 
     def _gdn_step_inputs(self, groups: list[int], idle: bool) -> StepInputs:
         inputs = super()._gdn_step_inputs(groups, idle)
-        if idle or self.pcp_size == 1:
+        if idle:
+            return replace(inputs, context_parallel=self._dummy_prefill)
+        if self.pcp_size == 1:
             return inputs
         # Taken before _prepare_inputs cuts the prompts (worker/pcp_utils.py, 0.23.0).
         whole = self.pcp_manager.query_lens_pcp_full.np

@@ -19,6 +19,7 @@ from ascend_gdn.runner.validation import has_gdn_layers, refuse_unaligned, refus
 if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheSpec
     from vllm.v1.worker.gpu_worker import Worker as Base
+    from vllm.v1.worker.worker_base import CompilationTimes
 else:
     Base = object
 
@@ -101,6 +102,12 @@ class StepWorkerMixin(Base):
         if self.has_gdn_layers:
             refuse_unaligned(self.vllm_config)
         return super().get_kv_cache_spec()
+
+    def compile_or_warm_up_model(self) -> CompilationTimes:
+        if isinstance(self.model_runner, StepModelRunnerMixin):
+            # First: at its end vLLM starts to watch for kernels that are compiled too late.
+            self.model_runner.warm_up_prefill()
+        return super().compile_or_warm_up_model()
 
     def gdn_stats(self) -> dict[str, float]:
         """What the worker did since it started, for ``collective_rpc``: see ``GDNStats``."""

@@ -26,6 +26,7 @@ from . import (
     triton_small,
     triton_split_qkv,
 )
+from .launches import counted
 from .schemas import NAMESPACE, NOT_EMULATED, SCHEMAS, TORCH_NPU_SCHEMAS, name_of
 from .torch_npu_stand_in import install_modules
 from .wide import widen
@@ -108,9 +109,10 @@ def install(instead: Mapping[str, Callable[..., Any]] = NOTHING) -> None:
     os.environ["VLLM_PLUGINS"] = "none"
     install_platform()
     for name, function in TRITON_FUNCTIONS.items():
-        replace(name, function.__name__, instead.get(function.__name__, function))
+        counted_function = counted(function.__name__, function)
+        replace(name, function.__name__, instead.get(function.__name__, counted_function))
     for name, (kernel, launch) in TRITON_KERNELS.items():
-        replace(name, kernel, triton_small.Kernel(launch))
+        replace(name, kernel, triton_small.Kernel(counted(kernel, launch)))
     install_sharded_slots()
     if checks.WIDE:
         for name in IN_16_BITS:

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import torch
+from vllm.model_executor.layers.mamba.abstract import MambaBase
 from vllm.utils.mem_utils import MemorySnapshot
 from vllm.utils.torch_utils import set_random_seed
 from vllm_ascend.worker.worker import NPUWorker
+
+from .launches import LAUNCHED
 
 
 class EmulatedDevice:
@@ -24,6 +27,20 @@ class EmulatedDevice:
         return torch.device("cpu")
 
     def _warm_up_atb(self) -> None: ...
+
+    def launched(self) -> dict[str, int]:
+        """How often each Triton function was called in this process."""
+        return dict(LAUNCHED)
+
+    def written_blocks(self) -> list[int]:
+        """Which blocks some GDN layer's states are not all zero in."""
+        layers = self.compilation_config.static_forward_context.values()
+        states = [
+            state for layer in layers if isinstance(layer, MambaBase) for state in layer.kv_cache
+        ]
+        return sorted(
+            {row for state in states for row in state.flatten(1).any(1).nonzero()[:, 0].tolist()}
+        )
 
 
 class StockWorker(EmulatedDevice, NPUWorker):

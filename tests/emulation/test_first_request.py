@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The first request finds all of its Triton kernels compiled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ..engine.job import run_script
+from .conftest import SIZES
+from .runs import OUR_WORKER, emulated_job
+from .test_workers import NO_PROMPT_LOGPROBS, assert_same_tokens
+
+pytestmark = pytest.mark.engine
+
+PREFILL = {
+    "chunk_local_cumsum",
+    "chunk_scaled_dot_kkt_fwd",
+    "l2norm_fwd",
+    "recompute_w_u_fwd",
+    "solve_tril",
+}
+MTP = {"speculative_config": {"method": "qwen3_next_mtp", "num_speculative_tokens": 3}}
+
+
+@pytest.mark.parametrize(
+    ("engine", "slots_by_triton"),
+    [
+        pytest.param({}, True, id="plain"),
+        # As few tokens a step as requests, which a dummy run would give one each.
+        pytest.param(MTP | {"max_num_seqs": 16, "max_num_batched_tokens": 16}, True, id="mtp"),
+        pytest.param({"prefill_context_parallel_size": 2}, False, id="pcp", marks=pytest.mark.slow),
+    ],
+)
+def test_it_compiles_nothing(engine, slots_by_triton: bool, model: Path, tmp_path: Path):
+    prompt = np.random.default_rng(2).integers(3, SIZES.vocab_size, 50).tolist()
+    job = emulated_job(
+        model,
+        [prompt],
+        worker_cls=OUR_WORKER,
+        engine=engine,
+        max_tokens=4,
+        sampling=NO_PROMPT_LOGPROBS,
+        env={"OMP_NUM_THREADS": "1", "EMULATED_NPU_WIDE": "1"},
+    )
+    script = str(Path(__file__).parent / "emulated_first_request_job.py")
+    values, _ = run_script(script, job, tmp_path)
+    for started, answered in zip(values["started"], values["answered"], strict=True):
+        assert answered.keys() >= PREFILL
+        assert ("_compute_slot_mapping_kernel" in answered) == slots_by_triton
+        assert answered.keys() == started.keys()
+    # The null block, which is nobody's.
+    assert all(written == [0] for written in values["written"])
+    assert_same_tokens(model, [prompt], values["result"]["tokens"])
