@@ -7,12 +7,14 @@ theirs.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from demo_reference import load_reference, reference_logits
+from tiny_checkpoint import write_checkpoint
 
 from ..engine.parity import assert_equals_transformers
 from .conftest import SIZES
@@ -85,6 +87,23 @@ def test_preemption(worker_cls: str, model: Path, tmp_path: Path):
 def test_two_ranks(worker_cls: str, model: Path, tmp_path: Path):
     prompts = random_prompts(2, 65, 200, 500, 1)
     engine = {"tensor_parallel_size": 2, "max_num_batched_tokens": 128}
+    env = {"OMP_NUM_THREADS": "1"}
+    result = run_emulated(
+        emulated_job(model, prompts, worker_cls=worker_cls, engine=engine, env=env), tmp_path
+    )
+    assert_equals_transformers(model, prompts, result)
+
+
+def test_two_decode_context_parallel_ranks(worker_cls: str, tmp_path: Path):
+    """Ranks share out the tokens of attention's cache, of which the GDN layers know nothing."""
+    # vLLM asks for more ranks than key/value heads.
+    model = write_checkpoint(tmp_path / "model", replace(SIZES, attention_kv_heads=1))
+    prompts = random_prompts(2, 65, 200, 500, 1)
+    engine = {
+        "tensor_parallel_size": 2,
+        "decode_context_parallel_size": 2,
+        "max_num_batched_tokens": 128,
+    }
     env = {"OMP_NUM_THREADS": "1"}
     result = run_emulated(
         emulated_job(model, prompts, worker_cls=worker_cls, engine=engine, env=env), tmp_path
