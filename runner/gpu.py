@@ -16,6 +16,7 @@ from ascend_gdn.runner.compat import check_seams
 from ascend_gdn.runner.gpu_compat import gpu_seams
 from ascend_gdn.runner.gpu_prefill_backend import settle_prefill_backend
 from ascend_gdn.runner.model_runner import WARM_UP_TOKENS, StepModelRunnerMixin
+from ascend_gdn.runner.upstream.ordered_state_copies import OrderedStateCopiesMixin
 from ascend_gdn.runner.validation import has_gdn_layers, raise_if_refused
 from ascend_gdn.runner.worker import StepWorkerMixin, check_platform
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 
 
-class StepGPUModelRunner(StepModelRunnerMixin, GPUModelRunner):
+class StepGPUModelRunner(OrderedStateCopiesMixin, StepModelRunnerMixin, GPUModelRunner):
     """vLLM's model runner, opening a GDN step around each metadata build."""
 
     def warm_up_prefill(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import sys
 from importlib.metadata import version
+from inspect import signature
 from itertools import product
 from pathlib import Path
 
@@ -20,17 +21,20 @@ from lower import Kernel, LoweringError, lower
 
 from ascend_gdn.attention.device_fill import FillLaunch, fill_chunk_tables_kernel
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
+from ascend_gdn.fla.state_copies import TILE, leave_states_kernel
 
 ROOT = Path(__file__).parents[2]
 VERSIONS = {"triton-ascend": "3.2.0", "ascendnpu-ir": "1.2.0"}
 CLAIM = "lowers for Ascend910B3 to HIVM IR (triton-ascend 3.2.0 + AscendNPU-IR 1.2.0)"
 
-KERNEL_FILES = {"attention/device_fill.py"}
+KERNEL_FILES = {"attention/device_fill.py", "fla/state_copies.py"}
 """Sources with Triton kernels: each is lowered below."""
 VALUE_HEADS = (1, 2, 4, 8, 16, 32, 64)
 """A rank's, of models that have 16 to 64, under tensor parallel 1 to 16."""
 SIZES = ((1, 1), (256, 8192), (1024, 1 << 20))
 """Sequences and tokens a step."""
+STATES = ((4, 2), (32, 2), (32, 4))
+"""A rank's value heads of 128 columns, half as many key heads; bytes of a convolution's element."""
 
 
 def our_kernels() -> dict[str, Kernel]:
@@ -44,6 +48,25 @@ def our_kernels() -> dict[str, Kernel]:
                 {"buffer": "*i32", "num_seqs": "i32"},
                 FillLaunch.of(layout).constants,
             )
+        )
+    parameters = list(signature(leave_states_kernel.fn).parameters)
+    pointers, strides = parameters[:9], parameters[9:13]
+    addresses = {"block_tables", "state_addresses"}
+    for (heads, window_bytes), drafts in product(STATES, (1, 3)):
+        constants = {
+            "BLOCK_SIZE": 1088,
+            "ROWS": 3 + drafts,
+            "COLUMNS": heads * 256,
+            "COLUMN_STRIDE": 1,
+            "WINDOW_BYTES": window_bytes,
+            "WORDS": heads * 128 * 128,
+            "TILE": TILE,
+        }
+        kernels[f"({heads} value heads, {drafts} drafts, {8 * window_bytes} bits)"] = Kernel(
+            leave_states_kernel,
+            {name: "*i64" if name in addresses else "*i32" for name in pointers}
+            | dict.fromkeys(strides, "i32"),
+            constants,
         )
     return kernels
 
