@@ -46,6 +46,8 @@ def ascend_seams() -> tuple[Seam, ...]:
         Seam(Runner.initialize_attn_backend, ("self", "kv_cache_config")),
         Seam(Runner._build_attention_metadata, ("self", "num_tokens", "num_reqs", "max_query_len")),
         Seam(Runner._dummy_run, ("self", "num_tokens", "with_prefill")),
+        Seam(Runner._model_forward, ("self", "num_tokens_padded")),
+        Seam(Runner.synchronize_input_prep, ("self",)),
         Seam(
             Runner._determine_batch_execution_and_padding,
             ("self", "num_tokens", "num_reqs", "num_scheduled_tokens_np"),

@@ -20,7 +20,9 @@ from ascend_gdn.runner.ascend_compat import ascend_seams, check_ascend_version
 from ascend_gdn.runner.ascend_validation import refuse_unsupported_on_ascend, repair_all2all_backend
 from ascend_gdn.runner.compat import check_seams
 from ascend_gdn.runner.model_runner import WARM_UP_TOKENS, StepModelRunnerMixin
+from ascend_gdn.runner.upstream.dummy_run_fence import DummyRunFenceMixin
 from ascend_gdn.runner.upstream.ordered_state_copies import OrderedStateCopiesMixin
+from ascend_gdn.runner.upstream.state_copy_fence import StateCopyFenceMixin
 from ascend_gdn.runner.validation import has_gdn_layers
 from ascend_gdn.runner.worker import StepWorkerMixin
 
@@ -29,7 +31,13 @@ if TYPE_CHECKING:
     from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 
 
-class StepNPUModelRunner(OrderedStateCopiesMixin, StepModelRunnerMixin, NPUModelRunner):
+class StepNPUModelRunner(
+    StateCopyFenceMixin,
+    DummyRunFenceMixin,
+    OrderedStateCopiesMixin,
+    StepModelRunnerMixin,
+    NPUModelRunner,
+):
     """vLLM-Ascend's model runner, opening a GDN step around each metadata build."""
 
     _dummy_prefill: ContextParallelBatch | None = None
