@@ -9,6 +9,7 @@ import torch
 from vllm.logger import init_logger
 from vllm.model_executor.layers.activation import SiluAndMul
 from vllm.platforms import current_platform
+from vllm.v1.sample.rejection_sampler import RejectionSampler
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker as VllmCPUWorker
 from vllm.v1.worker.mamba_utils import MambaBuffers, cleanup_mamba_state_idx
@@ -22,17 +23,31 @@ from ascend_gdn.runner.cpu_align import (
 )
 from ascend_gdn.runner.cpu_validation import refuse_unsupported_on_cpu
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
+from ascend_gdn.runner.upstream.bonus_min_tokens import BonusMinTokensSampler
+from ascend_gdn.runner.upstream.cpu_generator_offset import generators_set_aside
+from ascend_gdn.runner.upstream.cpu_seeded_sampler import SeededTopKTopPSampler
+from ascend_gdn.runner.upstream.logprob_token_ids import LogprobTokenIdsSampler
 from ascend_gdn.runner.upstream.moe_activation import ContextFreeSiluAndMul
 from ascend_gdn.runner.validation import has_gdn_layers
 from ascend_gdn.runner.worker import StepWorkerMixin, check_platform, register_out_of_tree
 
 if TYPE_CHECKING:
     from vllm.config import SpeculativeConfig, VllmConfig
+    from vllm.config.model import LogprobsMode
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.outputs import SamplerOutput
+    from vllm.v1.sample.sampler import Sampler
     from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 
 logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
+
+
+class StepCPUSampler(LogprobTokenIdsSampler, BonusMinTokensSampler):
+    """vLLM's sampler, with what is corrected of it."""
+
+    def __init__(self, logprobs_mode: LogprobsMode, use_fp64_gumbel: bool) -> None:
+        super().__init__(logprobs_mode, use_fp64_gumbel)
+        self.topk_topp_sampler = SeededTopKTopPSampler(logprobs_mode, use_fp64_gumbel)
 
 
 class StepCPUModelRunner(StepModelRunnerMixin, CPUModelRunner):
@@ -46,6 +61,15 @@ class StepCPUModelRunner(StepModelRunnerMixin, CPUModelRunner):
     """Set in align mode when vLLM has made the KV cache."""
     _mamba_bufs: MambaBuffers | None  # vLLM's
     speculative_config: SpeculativeConfig | None  # vLLM's
+    sampler: Sampler  # vLLM's
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sampler = StepCPUSampler(self.sampler.logprobs_mode, self.sampler.use_fp64_gumbel)
+        if self.speculative_config is not None:
+            self.rejection_sampler = RejectionSampler(
+                self.sampler, self.speculative_config, self.device
+            )
 
     def initialize_kv_cache(self, *args: Any, **kwargs: Any) -> None:
         super().initialize_kv_cache(*args, **kwargs)
@@ -124,17 +148,25 @@ class StepCPUModelRunner(StepModelRunnerMixin, CPUModelRunner):
                 if copy.source == copy.target:
                     counts[row] = 1
 
+    def sample_tokens(self, *args: Any, **kwargs: Any) -> Any:
+        batch = self.input_batch
+        discarded = self.discard_request_mask.np[: batch.num_reqs]
+        with generators_set_aside(batch.generators, discarded):
+            return super().sample_tokens(*args, **kwargs)
+
     def _sample(
         self, logits: torch.Tensor | None, spec_decode_metadata: SpecDecodeMetadata | None
     ) -> SamplerOutput:
-        """vLLM's; where some request samples at random, without any draft of the step.
+        """vLLM's; where it has no answer for some request, without any draft of the step.
 
-        The rejection sampler cannot draw at random on CPU, see below. The first row of each request
-        is that of its next token: to sample from it is right for every request, only no faster than
-        without drafts.
+        The rejection sampler cannot draw at random on CPU, see below, nor give the logprobs of
+        certain tokens (``upstream/logprob_token_ids.py``). The first row of each request is that of
+        its next token: to sample from it is right for every request, only no faster than without
+        drafts.
         """
-        all_greedy = self.input_batch.sampling_metadata.all_greedy
-        if logits is not None and spec_decode_metadata is not None and not all_greedy:
+        metadata = self.input_batch.sampling_metadata
+        without_drafts = not metadata.all_greedy or metadata.logprob_token_ids
+        if logits is not None and spec_decode_metadata is not None and without_drafts:
             rows = torch.tensor(spec_decode_metadata.num_draft_tokens) + 1
             logits = logits[spec_decode_metadata.cu_num_sampled_tokens - rows]
             spec_decode_metadata = None

@@ -18,6 +18,9 @@ from ascend_gdn.runner.left_out import LeftOutRequests
 from ascend_gdn.runner.pool import StepBufferPool, StepPools
 from ascend_gdn.runner.stats import GDNStats
 from ascend_gdn.runner.step import GDNSteps
+from ascend_gdn.runner.upstream.allowed_tokens import write_allowed_tokens
+from ascend_gdn.runner.upstream.unknown_prompt_tokens import replace_unknown_prompt_tokens
+from ascend_gdn.runner.upstream.unknown_stop_tokens import forget_unknown_stop_tokens
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -98,6 +101,16 @@ class StepModelRunnerMixin(Base):
         )
 
     def _update_states(self, scheduler_output: SchedulerOutput) -> Any:
+        batch, new = self.input_batch, scheduler_output.scheduled_new_reqs
+        forget_unknown_stop_tokens(new, batch.vocab_size)
+        replace_unknown_prompt_tokens(new, batch.vocab_size)
+        last = batch.sampling_metadata
+        corrections = self._update_states_of_all(scheduler_output)
+        if batch.sampling_metadata is not last:
+            write_allowed_tokens(batch, self.requests)
+        return corrections
+
+    def _update_states_of_all(self, scheduler_output: SchedulerOutput) -> Any:
         """vLLM's, without forgetting what a request kept of its last step if it sits one out."""
         if self.speculative_config is None:
             return super()._update_states(scheduler_output)

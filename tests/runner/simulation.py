@@ -145,6 +145,8 @@ class Batch:
     def __init__(self, max_seqs: int) -> None:
         self.req_ids: list[str] = []
         self.num_accepted_tokens_cpu = np.ones(max_seqs, dtype=np.int32)
+        self.vocab_size = 512
+        self.sampling_metadata = None
 
     @property
     def req_id_to_index(self) -> dict[str, int]:

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A seed has no effect on CPU beside a request without one.
+
+``TopKTopPSampler.forward_cpu`` (v1/sample/ops/topk_topp_sampler.py:203) draws from the requests'
+generators only if every row has one. Any greedy or unseeded request in the batch, and all rows are
+drawn from the process's generator: the same request with the same seed gets other tokens.
+
+Versions: vLLM 0.23.0. Delete when ``forward_cpu`` draws a row that has a generator from it whatever
+the other rows have, as ``forward_native`` does.
+"""
+
+from __future__ import annotations
+
+import torch
+from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
+
+
+class SeededTopKTopPSampler(TopKTopPSampler):
+    """vLLM's; with any generator as on the platforms without a sampler of their own."""
+
+    def forward_cpu(
+        self,
+        logits: torch.Tensor,
+        generators: dict[int, torch.Generator],
+        k: torch.Tensor | None,
+        p: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        forward = self.forward_native if generators else super().forward_cpu
+        drawn: tuple[torch.Tensor, torch.Tensor | None] = forward(logits, generators, k, p)
+        return drawn
