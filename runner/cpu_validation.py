@@ -13,6 +13,7 @@ def refuse_unsupported_on_cpu(vllm_config: VllmConfig) -> None:
     vision = vision_options(vllm_config.model_config)
     parallel = vllm_config.parallel_config
     contexts = (parallel.prefill_context_parallel_size, parallel.decode_context_parallel_size)
+    ranks = parallel.tensor_parallel_size * parallel.data_parallel_size
     raise_if_refused(
         [
             (
@@ -29,6 +30,14 @@ def refuse_unsupported_on_cpu(vllm_config: VllmConfig) -> None:
                 f"got context parallelism of {contexts[0]} in prefill and {contexts[1]} in decode, "
                 "expected 1: vLLM's attention for CPU has none; leave out "
                 "--prefill-context-parallel-size and --decode-context-parallel-size",
+            ),
+            (
+                # model_executor/layers/fused_moe/cpu_fused_moe.py (0.23.0) takes expert_map and
+                # does not read it: a rank takes other experts' numbers for its own, and reads past
+                # the end of their weights.
+                parallel.enable_expert_parallel and ranks > 1,
+                f"got --enable-expert-parallel on {ranks} ranks, which end by a segmentation fault "
+                "in vLLM's experts for CPU; leave it out",
             ),
         ]
     )

@@ -32,3 +32,10 @@ def test_context_parallelism_is_refused(phase):
     vllm_config = config(**{f"{phase}_context_parallel_size": 2})
     with pytest.raises(ValueError, match=f"of .*2 in {phase}.*leave out --prefill-context"):
         refuse_unsupported_on_cpu(vllm_config)
+
+
+def test_experts_spread_over_ranks_are_refused():
+    refuse_unsupported_on_cpu(config(enable_expert_parallel=True))
+    refuse_unsupported_on_cpu(config(tensor_parallel_size=2))
+    with pytest.raises(ValueError, match=r"got --enable-expert-parallel on 2 ranks.*leave it out"):
+        refuse_unsupported_on_cpu(config(enable_expert_parallel=True, tensor_parallel_size=2))
