@@ -42,7 +42,8 @@ WAIT = "time.sleep(600)"
 DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); " + WAIT
 # The owner's script: what serve.py does, with the server's code as its argument.
 OWNER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
 sys.path.insert(0, sys.argv[1])
 from serve import run
 sys.exit(run([sys.executable, "-c", sys.argv[2]], patience=float(sys.argv[3])))
