@@ -11,6 +11,7 @@ from ..engine.job import Job, Result, run
 STOCK_WORKER = "emulated_npu.worker.StockWorker"
 OUR_WORKER = "emulated_npu.our_worker.OurWorker"
 SCRIPT = str(Path(__file__).parent / "emulated_job.py")
+CALLS_SCRIPT = str(Path(__file__).parent / "emulated_calls_job.py")
 ENGINE = {
     "kv_cache_memory_bytes": 2**28,
     "enable_prefix_caching": False,

@@ -10,7 +10,7 @@ import pytest
 
 from ..engine.job import run_script
 from .conftest import SIZES
-from .runs import OUR_WORKER, emulated_job
+from .runs import CALLS_SCRIPT, OUR_WORKER, emulated_job
 from .test_workers import NO_PROMPT_LOGPROBS, assert_same_tokens
 
 pytestmark = pytest.mark.engine
@@ -45,12 +45,12 @@ def test_it_compiles_nothing(engine, slots_by_triton: bool, model: Path, tmp_pat
         sampling=NO_PROMPT_LOGPROBS,
         env={"OMP_NUM_THREADS": "1", "EMULATED_NPU_WIDE": "1"},
     )
-    script = str(Path(__file__).parent / "emulated_first_request_job.py")
-    values, _ = run_script(script, job, tmp_path)
-    for started, answered in zip(values["started"], values["answered"], strict=True):
+    values, _ = run_script(CALLS_SCRIPT, job, tmp_path, "launched", "written_blocks")
+    before, after = values["before"], values["after"]
+    for started, answered in zip(before["launched"], after["launched"], strict=True):
         assert answered.keys() >= PREFILL
         assert ("_compute_slot_mapping_kernel" in answered) == slots_by_triton
         assert answered.keys() == started.keys()
     # The null block, which is nobody's.
-    assert all(written == [0] for written in values["written"])
+    assert all(written == [0] for written in before["written_blocks"])
     assert_same_tokens(model, [prompt], values["result"]["tokens"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ..engine.job import run_script
-from .runs import emulated_job
+from .runs import CALLS_SCRIPT, emulated_job
 from .test_workers import NO_PROMPT_LOGPROBS, assert_same_tokens, random_prompts
 
 pytestmark = pytest.mark.engine
@@ -31,7 +31,6 @@ def test_copies_of_states_between_blocks(model: Path, tmp_path: Path):
         env={"EMULATED_NPU_WIDE": "1", "OMP_NUM_THREADS": "1"},
         max_tokens=8,
     )
-    script = str(Path(__file__).parent / "emulated_copies_job.py")
-    values, _ = run_script(script, job, tmp_path)
+    values, _ = run_script(CALLS_SCRIPT, job, tmp_path, "rewritten")
     assert_same_tokens(model, prompts, values["result"]["tokens"])
-    assert values["rewritten"] == [[]]
+    assert values["after"]["rewritten"] == [[]]
