@@ -65,6 +65,13 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
                 "--no-enable-prefix-caching",
             ),
             (
+                vllm_config.model_config.enable_prompt_embeds and speculates,
+                "got --enable-prompt-embeds with speculative decoding, expected one of them: vLLM "
+                "0.23.0's drafter asks for the last token of a prompt in chunks (v1/spec_decode/"
+                "llm_base_proposer.py:950), which embeddings have not, and the engine ends with "
+                "the first such request; leave out one of the two options",
+            ),
+            (
                 vllm_config.use_v2_model_runner,
                 "got vLLM's V2 model runner, expected V1; set VLLM_USE_V2_MODEL_RUNNER=0",
             ),

@@ -40,6 +40,7 @@ def config(**changes):
         "multimodal_config": None,
         "additional_config": {},
         "dtype": torch.bfloat16,
+        "enable_prompt_embeds": False,
     } | changes
     return SimpleNamespace(
         cache_config=SimpleNamespace(
@@ -74,6 +75,7 @@ def config(**changes):
             hf_config=SimpleNamespace(vision_config=SimpleNamespace(num_heads=6)),
             multimodal_config=values["multimodal_config"],
             dtype=values["dtype"],
+            enable_prompt_embeds=values["enable_prompt_embeds"],
         ),
     )
 
@@ -104,6 +106,10 @@ def test_the_scheduler_is_asked_for_by_how_the_engine_schedules():
         (
             {"mamba_cache_mode": "align", "speculative_config": 1, "scheduler": Scheduler},
             "--scheduler-cls ascend_gdn.runner.align_scheduler.AlignedScheduler",
+        ),
+        (
+            {"enable_prompt_embeds": True, "speculative_config": 1},
+            "got --enable-prompt-embeds with speculative decoding",
         ),
         ({"use_v2_model_runner": True}, "VLLM_USE_V2_MODEL_RUNNER=0"),
         ({"use_ubatching": True}, "leave out --enable-dbo and --ubatch-size"),
