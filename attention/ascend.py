@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from time import perf_counter_ns
 from typing import Any
 
 import torch
@@ -31,17 +30,14 @@ from ascend_gdn.attention.context_parallel import (
     tables_of,
 )
 from ascend_gdn.attention.spec_rows import ragged_spec_rows
-from ascend_gdn.attention.step_inputs import StepInputs
+from ascend_gdn.attention.step import GDNStep
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
-from ascend_gdn.attention.step_plan import StepPlan
 
 
 @dataclass
 class StepAscendGDNAttentionMetadata(StepGDNAttentionMetadata):
     """With what vLLM-Ascend's operators take beside it, so that no layer has to make it."""
 
-    single_prefill_block: int | None = None
-    """State block of the prefill, where there is one only: its state is a view then."""
     decode_state_indices: torch.Tensor | None = None
     """[D] int32: state block of each decode."""
     decode_actual_seq_lengths: torch.Tensor | None = None
@@ -65,6 +61,7 @@ class StepAscendGDNAttentionMetadataBuilder(
     """One builder for each KV cache group of GDN layers."""
 
     metadata_cls = StepAscendGDNAttentionMetadata
+    plans_decodes = False
 
     def __init__(
         self,
@@ -101,17 +98,15 @@ class StepAscendGDNAttentionMetadataBuilder(
             GDNContractError: outside an open step, or beyond the pool's capacity.
         """
         step, common = self._open_step(), common_attn_metadata
-        started = perf_counter_ns()
+        split = self._split(step, common, num_decode_draft_tokens_cpu)
+        if self._is_planned(split):
+            return super().build(common_prefix_len, common)
         if step.idle:
             num_decode_draft_tokens_cpu = self._dummy_drafts(common)
             if num_decode_draft_tokens_cpu is not None:
                 # vLLM-Ascend's dummy run passes none (model_runner_v1.py, 0.23.0).
                 num_accepted_tokens = common.query_start_loc.new_ones(common.num_reqs)
-        if step.split is None:
-            step.split = self._split(common, num_decode_draft_tokens_cpu, step.inputs, step.idle)
-        if self._is_planned(step.split):
-            return self._planned_metadata(step, common, started)
-        if step.idle:  # the runner's table may still name the blocks of requests that are gone
+            # The runner's table may still name the blocks of requests that are gone.
             table = torch.zeros_like(common.block_table_tensor)
             common = replace(common, block_table_tensor=table)
         return AscendGDNAttentionMetadataBuilder.build(
@@ -123,16 +118,12 @@ class StepAscendGDNAttentionMetadataBuilder(
             fast_build,
         )
 
-    def _split(
-        self,
-        common: CommonAttentionMetadata,
-        draft_tokens: torch.Tensor | None,
-        inputs: StepInputs,
-        is_dummy: bool,
+    def _split_batch(
+        self, step: GDNStep, common: CommonAttentionMetadata, draft_tokens: torch.Tensor | None
     ) -> BatchSplit:
-        batch = inputs.context_parallel
+        batch = step.inputs.context_parallel
         if batch is None:
-            return super()._split(common, draft_tokens, inputs, is_dummy)
+            return super()._split_batch(step, common, draft_tokens)
         return split_context_parallel(
             common.query_start_loc_cpu.numpy(), common.seq_lens_cpu_upper_bound.numpy(), batch
         )
@@ -146,37 +137,37 @@ class StepAscendGDNAttentionMetadataBuilder(
         spec = split.spec
         return spec is not None and split.num_spec_tokens < len(spec) * (self.num_spec + 1)
 
-    def _shared_metadata(self, plan: StepPlan, num_actual_tokens: int) -> Any:
-        metadata = super()._shared_metadata(plan, num_actual_tokens)
-        decodes = plan.split.num_decodes
-        if decodes > 0:
-            metadata.decode_actual_seq_lengths = self._decode_lengths[: decodes + 1]
-        if plan.spec is not None:
-            metadata.spec_actual_seq_lengths = plan.spec.seqs.actual_seq_lengths
-            metadata.spec_start_tokens = plan.spec.seqs.num_accepted_tokens
+    def _shared_metadata(
+        self, step: GDNStep, split: BatchSplit, common: CommonAttentionMetadata
+    ) -> Any:
+        metadata = super()._shared_metadata(step, split, common)
+        if split.num_decodes > 0:
+            metadata.decode_actual_seq_lengths = self._decode_lengths[: split.num_decodes + 1]
+        if split.spec is not None:
+            lengths = step.slot.rows("spec_actual_seq_lengths", len(split.spec) + 1)
+            metadata.spec_actual_seq_lengths = lengths
+            metadata.spec_start_tokens = metadata.num_accepted_tokens
         return metadata
 
-    def _add_group(self, metadata: Any, plan: StepPlan) -> None:
-        super()._add_group(metadata, plan)
-        decodes, tables = plan.split.num_decodes, plan.slot.host_tables
-        if isinstance(plan.split, ContextParallelSplit):
-            region = plan.slot.device_tables.context_parallel
-            metadata.context_parallel = tables_of(region, plan.slot.layout, plan.split, self._group)
-        elif plan.split.num_prefills == 1:
-            metadata.single_prefill_block = int(tables.state_indices[self._group, decodes])
+    def _add_group(self, metadata: Any, step: GDNStep, split: BatchSplit) -> None:
+        super()._add_group(metadata, step, split)
+        decodes, slot = split.num_decodes, step.slot
+        if isinstance(split, ContextParallelSplit):
+            region = slot.device_tables["context_parallel"]
+            metadata.context_parallel = tables_of(region, slot.layout, split, self._group)
         if decodes > 0:
-            views = plan.slot.views.of(decodes)
-            metadata.decode_state_indices = views.state_indices[self._group]
-        if plan.spec is None:
+            indices = slot.group_rows("state_indices", decodes)
+            metadata.decode_state_indices = indices[self._group]
+        if split.spec is None:
             return
-        if not self._is_ragged(plan.split):
-            metadata.spec_token_state_indices = plan.spec.seqs.token_state_indices[self._group]
+        if not self._is_ragged(split):
+            metadata.spec_token_state_indices = metadata.spec_state_indices_tensor.view(-1)
             return
-        requests = slice(0, metadata.num_spec_decodes)
+        tables, requests = slot.host_tables, slice(0, len(split.spec))
         ragged = ragged_spec_rows(
-            tables.spec_state_indices[self._group][requests],
-            tables.spec_actual_seq_lengths[1:][requests],
-            tables.num_accepted_tokens[requests],
+            tables["spec_state_indices"][self._group][requests],
+            tables["spec_actual_seq_lengths"][1:][requests],
+            tables["num_accepted_tokens"][requests],
         )
         # Rare (the token budget or the model's length cut a request's drafts), so not in the pool.
         metadata.spec_token_state_indices = self._to_device(ragged.state_indices)

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ascend_gdn.attention.metadata import CHUNK_SIZE, LARGE_BLOCK_SIZE
-from ascend_gdn.attention.table_layout import TableLayout, Tables
+from ascend_gdn.attention.table_layout import CHUNK_SIZE, LARGE_BLOCK_SIZE, TableLayout
+
+HostTables = dict[str, np.ndarray]
+"""Of ``TableLayout.host_views``."""
 
 
 class TableRows(NamedTuple):
@@ -21,11 +23,13 @@ class TableRows(NamedTuple):
     chunk64: int
     large_block: int
     cumsum: int
-    conv: int = 0
+
+
+NO_ROWS = TableRows(0, 0, 0)
 
 
 def fill_chunk_tables(
-    buffer: np.ndarray, tables: Tables[np.ndarray], layout: TableLayout, lengths: np.ndarray
+    buffer: np.ndarray, tables: HostTables, layout: TableLayout, lengths: np.ndarray
 ) -> TableRows:
     """Write all chunk tables of sequences of ``lengths`` tokens; the rest becomes padding.
 
@@ -37,26 +41,28 @@ def fill_chunk_tables(
     """
     seqs = len(lengths)
     buffer[: layout.num_fixed] = layout.padding
-    counts = tables.prefill_offsets[:, 1 : seqs + 1]
+    counts = tables["prefill_offsets"][:, 1 : seqs + 1]
     chunks = (lengths + (CHUNK_SIZE - 1)) >> 6  # 64 is 2 ** 6
     counts[0] = chunks
     np.add(chunks, 1, out=counts[1])
     counts[2] = lengths
-    _sum_up(tables.prefill_offsets)
-    np.subtract(counts[1], 1, out=tables.final_chunk_indices_chunk64[:seqs])
+    _sum_up(tables["prefill_offsets"])
+    np.subtract(counts[1], 1, out=tables["final_chunk_indices_chunk64"][:seqs])
     if seqs == 1:
         return _fill_single(tables, layout, int(lengths[0]))
-    longest, starts = int(lengths[lengths.argmax()]), tables.chunk_offsets_chunk64[:seqs]
+    longest, starts = int(lengths[lengths.argmax()]), tables["chunk_offsets_chunk64"][:seqs]
     arange = layout.arange
     return TableRows(
-        _fill_indices(tables.chunk_indices_chunk64, chunks, starts, arange),
-        _fill_blocks(tables.chunk_indices_large_block, lengths, longest, LARGE_BLOCK_SIZE, arange),
-        _fill_blocks(tables.block_indices_cumsum, lengths, longest, layout.cumsum_block, arange),
+        _fill_indices(tables["chunk_indices_chunk64"], chunks, starts, arange),
+        _fill_blocks(
+            tables["chunk_indices_large_block"], lengths, longest, LARGE_BLOCK_SIZE, arange
+        ),
+        _fill_blocks(tables["block_indices_cumsum"], lengths, longest, layout.cumsum_block, arange),
     )
 
 
 def fill_cu_seqlens(
-    buffer: np.ndarray, tables: Tables[np.ndarray], layout: TableLayout, lengths: np.ndarray
+    buffer: np.ndarray, tables: HostTables, layout: TableLayout, lengths: np.ndarray
 ) -> TableRows:
     """The same, but leave the tables out that the device makes of ``cu_seqlens``.
 
@@ -65,12 +71,12 @@ def fill_cu_seqlens(
     """
     sent = slice(layout.num_chunk_tables, layout.num_fixed)
     buffer[sent] = layout.padding[sent]
-    fill_offsets(tables.cu_seqlens, lengths)
+    fill_offsets(tables["cu_seqlens"], lengths)
     longest = int(lengths[lengths.argmax()])
     chunks = (lengths + (CHUNK_SIZE - 1)) >> 6
     starts = np.add.accumulate(chunks) - chunks
     return TableRows(
-        _fill_indices(tables.chunk_indices_chunk64, chunks, starts, layout.arange),
+        _fill_indices(tables["chunk_indices_chunk64"], chunks, starts, layout.arange),
         _count_blocks(lengths, longest, LARGE_BLOCK_SIZE),
         _count_blocks(lengths, longest, layout.cumsum_block),
     )
@@ -82,7 +88,7 @@ def _count_blocks(lengths: np.ndarray, longest: int, block_size: int) -> int:
     return int(((lengths + (block_size - 1)) // block_size).sum())
 
 
-def fill_conv_tables(tables: Tables[np.ndarray], layout: TableLayout, lengths: np.ndarray) -> int:
+def fill_conv_tables(tables: HostTables, layout: TableLayout, lengths: np.ndarray) -> int:
     """Write which sequence, and which block of it, each program of the convolution takes.
 
     Args:
@@ -97,9 +103,9 @@ def fill_conv_tables(tables: Tables[np.ndarray], layout: TableLayout, lengths: n
     starts = np.add.accumulate(blocks, dtype=np.int32)
     rows = int(starts[-1])
     starts -= blocks
-    tables.batch_ptr[:rows] = layout.arange[: len(lengths)].repeat(blocks)
+    tables["batch_ptr"][:rows] = layout.arange[: len(lengths)].repeat(blocks)
     np.subtract(
-        layout.arange[:rows], starts.repeat(blocks), out=tables.token_chunk_offset_ptr[:rows]
+        layout.arange[:rows], starts.repeat(blocks), out=tables["token_chunk_offset_ptr"][:rows]
     )
     return rows
 
@@ -118,16 +124,16 @@ def _sum_up(counts: np.ndarray) -> None:
     np.add.accumulate(counts, axis=-1, out=counts)
 
 
-def _fill_single(tables: Tables[np.ndarray], layout: TableLayout, length: int) -> TableRows:
+def _fill_single(tables: HostTables, layout: TableLayout, length: int) -> TableRows:
     """Write the (sequence, block) tables of a step with one sequence: the most common, and short of
     all gathers."""
     rows = TableRows(
         *(-(-length // size) for size in (CHUNK_SIZE, LARGE_BLOCK_SIZE, layout.cumsum_block))
     )
     for table, count in (
-        (tables.chunk_indices_chunk64, rows.chunk64),
-        (tables.chunk_indices_large_block, rows.large_block),
-        (tables.block_indices_cumsum, rows.cumsum),
+        (tables["chunk_indices_chunk64"], rows.chunk64),
+        (tables["chunk_indices_large_block"], rows.large_block),
+        (tables["block_indices_cumsum"], rows.cumsum),
     ):
         table[:count, 0] = 0
         table[:count, 1] = layout.arange[:count]

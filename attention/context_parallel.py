@@ -12,14 +12,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Generic
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 
 from ascend_gdn.attention.batch_split import BatchSplit, Requests
-from ascend_gdn.attention.metadata import GDNContractError
-from ascend_gdn.attention.table_layout import Array, TableLayout
+from ascend_gdn.attention.errors import GDNContractError
+from ascend_gdn.attention.table_layout import TableLayout
+
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 
 @dataclass(eq=False)

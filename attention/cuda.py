@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.attention.backends.gdn_attn import GDNAttentionBackend
 
+from ascend_gdn.attention.batch_split import BatchSplit
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
+from ascend_gdn.attention.step import GDNStep
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
-from ascend_gdn.attention.step_plan import StepPlan
 
 CONV_BLOCK = 8
 """Tokens that a program of vLLM's convolution takes: BLOCK_M of ``causal_conv1d_fn`` in
@@ -19,12 +21,14 @@ class StepCudaGDNAttentionMetadataBuilder(StepGDNAttentionMetadataBuilder):
 
     conv_block = CONV_BLOCK
 
-    def _shared_metadata(self, plan: StepPlan, num_actual_tokens: int) -> StepGDNAttentionMetadata:
-        metadata = super()._shared_metadata(plan, num_actual_tokens)
-        conv = plan.conv
-        if conv is not None:
-            metadata.batch_ptr = conv.batch_ptr
-            metadata.token_chunk_offset_ptr = conv.token_chunk_offset_ptr
+    def _shared_metadata(
+        self, step: GDNStep, split: BatchSplit, common: CommonAttentionMetadata
+    ) -> StepGDNAttentionMetadata:
+        metadata = super()._shared_metadata(step, split, common)
+        if step.conv_rows:
+            tables, rows = step.slot.device_tables, step.conv_rows
+            metadata.batch_ptr = tables["batch_ptr"][:rows]
+            metadata.token_chunk_offset_ptr = tables["token_chunk_offset_ptr"][:rows]
         return metadata
 
 

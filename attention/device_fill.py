@@ -20,8 +20,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ascend_gdn.attention.metadata import CHUNK_SIZE, LARGE_BLOCK_SIZE
-from ascend_gdn.attention.table_layout import TableLayout
+from ascend_gdn.attention.table_layout import CHUNK_SIZE, LARGE_BLOCK_SIZE, TableLayout
 
 ROWS = 512
 """Rows that one program writes of a (sequence, block) table: 4 KiB, whole 64-byte lines."""

@@ -1,65 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contract of the GDN prefill path: what the builder promises and the kernels rely on.
 
-Made by ``attention.builder``, read by ``fla``; this file is all that the two share. The tables of
-one step live in one slot of the runner's buffer pool and are valid until that slot is taken again,
-so every consumer starts with :func:`require_prefill_meta`.
+The tables of one step live in one slot of the buffer pool and are valid until that slot is taken
+again. Every layer starts with ``step_metadata.require_step_metadata``, which ends in
+:func:`require_prefill_meta`: what comes after it need not ask again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 import torch
 
-from ascend_gdn.fla.chunk_layout import ChunkLayout
-
-CHUNK_SIZE = 64
-"""Tokens a chunk: ``FLA_CHUNK_SIZE`` in vllm/model_executor/layers/fla/ops/utils.py (0.23.0)."""
-
-LARGE_BLOCK_SIZE = 608 * 2
-"""Tokens a block of ``solve_tril``: ``_GDN_SOLVE_TRIL_LARGE_BLOCK_SIZE`` in
-vllm_ascend/ops/gdn_attn_builder.py (0.23.0)."""
-
-
-FOREIGN_BUILDER = (
-    "the step's metadata was not built by StepGDNAttentionMetadataBuilder; start vLLM with "
-    "--worker-cls ascend_gdn.runner.<NPU|GPU|CPU>Worker and no other GDN backend"
-)
-"""A cause of broken contracts."""
-
-
-class GDNContractError(RuntimeError):
-    """The prefill metadata that reached a consumer is not what the contract promises.
-
-    Args:
-        layer: Name of the layer (or builder) that noticed.
-        field: The field or call that is wrong.
-        found: What was there.
-        expected: What the contract promises.
-        cause: The likely cause, and what to do about it.
-    """
-
-    def __init__(self, *, layer: str, field: str, found: object, expected: object, cause: str):
-        self.layer = layer
-        self.field = field
-        self.found = found
-        self.expected = expected
-        self.cause = cause
-        super().__init__(
-            f"GDN prefill contract broken at {layer}: {field}: found {found}, expected {expected}. "
-            f"Likely cause: {cause}"
-        )
-
-
-class TableSlot(Protocol):
-    """A slot of the runner's pool, as far as consumers see it: its generation counts its uses."""
-
-    @property
-    def generation(self) -> int: ...
+from ascend_gdn.attention.errors import FOREIGN_BUILDER, GDNContractError
+from ascend_gdn.attention.pool import Slot
+from ascend_gdn.attention.table_layout import CHUNK_SIZE
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,13 +109,6 @@ class GDNChunkedPrefillMetadata:
         """``chunk_indices_chunk64``, flat, as they take it. Made at most once a step."""
         return tuple(self.chunk_indices_chunk64_cpu.ravel().tolist())
 
-    @cached_property
-    def layout(self) -> ChunkLayout:
-        """The tables as gather indices, for the CPU's PyTorch kernels. Made at most once a step."""
-        return ChunkLayout.from_tables(
-            self.cu_seqlens, self.chunk_indices_chunk64, self.chunk_offsets_chunk64, CHUNK_SIZE
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class GDNCausalConv1dHostMetadata:
@@ -180,23 +130,37 @@ class GDNPrefillFallbackMeta:
     """What a GDN layer's prefill needs of its step."""
 
     chunk: GDNChunkedPrefillMetadata
-    causal_conv1d: GDNCausalConv1dHostMetadata
-    slot: TableSlot
+    slot: Slot
     """Where the tables live."""
     generation: int
     """The slot's generation when the tables were written."""
+    group: int
+    """The layer's KV cache group, among those of GDN layers."""
+    num_decodes: int
+    """Sequences before the prefills."""
+
+    @cached_property
+    def causal_conv1d(self) -> GDNCausalConv1dHostMetadata:
+        """Of the layer's group. Made when first read."""
+        tables, first = self.slot.host_tables, self.num_decodes
+        prefills = slice(first, first + self.chunk.num_seqs)
+        return GDNCausalConv1dHostMetadata(
+            query_start_loc_cpu=self.chunk.cu_seqlens_cpu,
+            cache_indices_cpu=tables["state_indices"][self.group, prefills],
+            has_initial_state_cpu=tables["has_initial_state"][prefills],
+        )
 
 
 def require_prefill_meta(
     meta: GDNPrefillFallbackMeta | None, *, layer: str, num_tokens: int, num_seqs: int
-) -> GDNPrefillFallbackMeta:
-    """Return ``meta`` after checking that it belongs to this step and fits the layer's tensors.
+) -> None:
+    """Check that ``meta`` belongs to this step and fits its prefills.
 
     Args:
         meta: What the step's attention metadata carries for ``layer``.
         layer: Name of the layer that asks.
-        num_tokens: Prefill tokens that the layer is about to process.
-        num_seqs: Prefill sequences that the layer holds states for.
+        num_tokens: Prefill tokens of the step.
+        num_seqs: Prefill sequences of the step.
 
     Raises:
         GDNContractError: the meta is missing, of an earlier step, or of another batch.
@@ -227,4 +191,3 @@ def require_prefill_meta(
             expected=f"{num_seqs} sequences, {num_tokens} tokens",
             cause="the batch was changed after its metadata was built; padding is the builder's",
         )
-    return meta

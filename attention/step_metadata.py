@@ -4,17 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
 
-from ascend_gdn.attention.metadata import (
-    FOREIGN_BUILDER,
-    GDNContractError,
-    GDNPrefillFallbackMeta,
-)
-from ascend_gdn.fla.spec_layout import SpecLayout
+from ascend_gdn.attention.errors import FOREIGN_BUILDER, GDNContractError
+from ascend_gdn.attention.metadata import GDNPrefillFallbackMeta, require_prefill_meta
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -37,19 +32,27 @@ class StepGDNAttentionMetadata(GDNAttentionMetadata):
         twin.__dict__ = self.__dict__.copy()
         return twin
 
-    @cached_property
-    def spec_layout(self) -> SpecLayout:
-        """The speculative requests' tokens, for the CPU's PyTorch kernels. Made once a group."""
-        return SpecLayout.from_query_start_loc(
-            self.spec_query_start_loc[: self.num_spec_decodes + 1]
-        )
+    @property
+    def num_tokens(self) -> int:
+        """Of all requests, without padding."""
+        return self.num_spec_decode_tokens + self.num_decode_tokens + self.num_prefill_tokens
 
 
-def require_step_metadata(metadata: object, *, layer: str) -> StepGDNAttentionMetadata:
-    """Return what the forward context holds for ``layer``, if the step's builder made it.
+def require_step_metadata(
+    metadata: object, *, layer: str, num_tokens: int
+) -> StepGDNAttentionMetadata:
+    """Return what the forward context holds for ``layer``, after checking the whole contract.
+
+    A layer calls it before its first kernel: a step that is refused leaves every state as it was.
+
+    Args:
+        metadata: What the forward context holds.
+        layer: Name of the layer that asks.
+        num_tokens: Rows of the layer's tensors: the step's tokens, and padding.
 
     Raises:
-        GDNContractError: another builder made it.
+        GDNContractError: another builder made it; or its prefill's is missing, of an earlier step,
+            or of another batch.
     """
     if not isinstance(metadata, StepGDNAttentionMetadata):
         raise GDNContractError(
@@ -58,5 +61,21 @@ def require_step_metadata(metadata: object, *, layer: str) -> StepGDNAttentionMe
             found=type(metadata).__name__,
             expected=StepGDNAttentionMetadata.__name__,
             cause=FOREIGN_BUILDER,
+        )
+    if metadata.num_tokens > num_tokens:
+        raise GDNContractError(
+            layer=layer,
+            field="attn_metadata.num_actual_tokens",
+            found=f"{metadata.num_tokens} tokens of requests",
+            expected=f"at most {num_tokens}, the rows of the layer's tensors",
+            cause="metadata of another batch than the one that the model was given",
+        )
+    meta = metadata.non_spec_prefill_fallback_meta
+    if metadata.num_prefills > 0 or meta is not None:
+        require_prefill_meta(
+            meta,
+            layer=layer,
+            num_tokens=metadata.num_prefill_tokens,
+            num_seqs=metadata.num_prefills,
         )
     return metadata

@@ -10,8 +10,13 @@ import torch
 from vllm.logger import init_logger
 from vllm.triton_utils import HAS_TRITON
 
-from ascend_gdn.attention.chunk_plan import TableRows, fill_chunk_tables, fill_cu_seqlens
-from ascend_gdn.attention.table_layout import TableLayout, Tables
+from ascend_gdn.attention.chunk_plan import (
+    HostTables,
+    TableRows,
+    fill_chunk_tables,
+    fill_cu_seqlens,
+)
+from ascend_gdn.attention.table_layout import TableLayout
 
 logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
 
@@ -29,7 +34,7 @@ class TableFill(Protocol):
     def write(
         self,
         buffer: np.ndarray,
-        tables: Tables[np.ndarray],
+        tables: HostTables,
         layout: TableLayout,
         lengths: np.ndarray,
     ) -> TableRows:

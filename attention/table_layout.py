@@ -1,17 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the tables of a step lie in one packed buffer, on the host and on the device alike."""
+"""The tables of a step: what each is, and where it lies in one packed buffer.
+
+``TABLES`` is the only place that says so. Sizes, order, views and padding follow from it; a new
+table is a row here, what fills it in ``step.py``, and what reads it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Generic, TypeVar
+from math import prod
 
 import numpy as np
 import torch
 
-from ascend_gdn.attention.metadata import CHUNK_SIZE, LARGE_BLOCK_SIZE
+CHUNK_SIZE = 64
+"""Tokens a chunk: ``FLA_CHUNK_SIZE`` in vllm/model_executor/layers/fla/ops/utils.py (0.23.0)."""
+
+LARGE_BLOCK_SIZE = 608 * 2
+"""Tokens a block of ``solve_tril``: ``_GDN_SOLVE_TRIL_LARGE_BLOCK_SIZE`` in
+vllm_ascend/ops/gdn_attn_builder.py (0.23.0)."""
 
 _CUMSUM_WORKING_SET = 2**18
 _ALIGNMENT = 16  # int32 elements: every table starts on its own 64-byte line
@@ -37,13 +46,75 @@ def max_rows(num_seqs: int, num_tokens: int, block_size: int) -> int:
 
 
 @dataclass(frozen=True)
+class Table:
+    """One table, at the size of the largest step."""
+
+    name: str
+    shape: Callable[[TableLayout], tuple[int, ...]]
+    """Empty where a configuration has no such table."""
+    readers: str
+    dtype: torch.dtype = torch.int32
+    padding: Callable[[TableLayout], object] = lambda layout: 0
+    """What rows past a step's own hold. 0 is also the null block: NULL_BLOCK_ID in
+    vllm/v1/attention/backends/utils.py (0.23.0)."""
+
+
+def _blocks_of(size: Callable[[TableLayout], int]) -> Callable[[TableLayout], tuple[int, ...]]:
+    """[rows, 2]: (sequence, block of so many tokens)."""
+    return lambda t: (max_rows(t.prefills, t.max_tokens * t.has_prefills, size(t)), 2)
+
+
+def _past_the_capacity(layout: TableLayout) -> object:
+    """(sequence, block) rows name the sequence past the capacity, which is always empty."""
+    return layout.max_seqs, 0
+
+
+TABLES = (
+    # The chunk tables first: where the device makes them, a step does not send them.
+    Table("chunk_indices_chunk64", _blocks_of(lambda t: CHUNK_SIZE), "chunk kernels: all",
+          padding=_past_the_capacity),
+    Table("chunk_indices_large_block", _blocks_of(lambda t: LARGE_BLOCK_SIZE),
+          "Ascend: solve_tril", padding=_past_the_capacity),
+    Table("block_indices_cumsum", _blocks_of(lambda t: t.cumsum_block),
+          "Ascend: chunk_local_cumsum", padding=_past_the_capacity),
+    Table("final_chunk_indices_chunk64", lambda t: (t.prefills,), "Ascend: chunk_o_update"),
+    # These three side by side: ``prefill_offsets``. Offsets repeat their last value, so that
+    # sequences past the last are empty: one more than the sequences need is the one that is always.
+    Table("chunk_offsets_chunk64", lambda t: t.offsets(t.prefills), "chunk_delta_h: CPU, CUDA"),
+    Table("update_chunk_offsets_chunk64", lambda t: t.offsets(t.prefills), "Ascend: hupdate"),
+    Table("cu_seqlens", lambda t: t.offsets(t.prefills), "chunk kernels: all"),
+    Table("query_start_loc", lambda t: (t.max_seqs + 2,), "convolution, decodes: all"),
+    Table("has_initial_state", lambda t: (t.prefills,), "convolution, prefill: all", torch.bool),
+    Table("state_indices", lambda t: (t.num_groups, t.max_seqs), "convolution, decodes: all"),
+    Table("prefill_state_indices", lambda t: (t.num_groups, t.prefills),
+          "prefill: all; indexing takes int64 without converting it in every layer", torch.int64),
+    Table("spec_query_start_loc", lambda t: t.offsets(t.verifying), "speculative: all"),
+    # Start, then the length of each request.
+    Table("spec_actual_seq_lengths", lambda t: (t.verifying + (t.verifying > 0),),
+          "Ascend: recurrent_gated_delta_rule"),
+    Table("num_accepted_tokens", lambda t: (t.verifying,), "speculative: all",
+          padding=lambda t: 1),
+    Table("spec_sequence_masks", lambda t: (t.verifying,), "vLLM's layers", torch.bool),
+    Table("spec_state_indices", lambda t: (t.num_groups, t.verifying, t.num_spec + 1),
+          "speculative: all"),
+    # What attention/context_parallel.py lays out: a group's state indices each, two more rows of
+    # max_seqs, and three for each input that a convolution looks back at.
+    Table("context_parallel",
+          lambda t: ((t.num_groups + 2 + 3 * t.conv_history) * t.max_seqs * (t.conv_history > 0),),
+          "Ascend: context_parallel"),
+    # Last those that grow with the tokens: a step sends them as far as it fills them.
+    Table("batch_ptr", lambda t: (t.conv_programs,), "CUDA: convolution, the programs' sequences"),
+    Table("token_chunk_offset_ptr", lambda t: (t.conv_programs,),
+          "CUDA: convolution, which of its sequence's blocks a program takes"),
+    Table("token_indx", lambda t: (t.max_tokens * (t.num_spec > 0),), "speculative: all"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
 class TableLayout:
     """Fixed places of a step's tables in one packed int32 buffer, sized for the largest step.
 
-    Addresses depend on the configuration alone, never on the step. Rows past a step's own are
-    defined: offsets repeat their last value, so that sequences past the last are empty; (sequence,
-    block) rows name the sequence past the capacity, which is always empty; state indices are the
-    null block; accepted counts are 1.
+    Addresses depend on the configuration alone, never on the step, and every row is defined.
 
     Args:
         max_seqs: Most sequences a step (``max_num_seqs``).
@@ -78,47 +149,31 @@ class TableLayout:
             conv_history=0,
         )
 
+    @property
+    def prefills(self) -> int:
+        """Most prefills a step."""
+        return self.max_seqs * self.has_prefills
+
+    @property
+    def verifying(self) -> int:
+        """Most requests a step that verify drafts."""
+        return self.max_seqs * (self.num_spec > 0)
+
+    @property
+    def conv_programs(self) -> int:
+        """Most programs of the causal convolution."""
+        return self.conv_block and max_rows(self.max_seqs, self.max_tokens, self.conv_block)
+
+    def offsets(self, seqs: int) -> tuple[int]:
+        """The shape of offsets of up to ``seqs`` sequences and the always empty one."""
+        return (seqs + 2 * (seqs > 0),)
+
     @cached_property
     def sizes(self) -> dict[str, int]:
         """int32 elements of each table, in the order of the buffer."""
-        seqs, tokens = self.max_seqs, self.max_tokens
-        offsets = seqs + 2  # one more than the sequences need: the empty one that padding names
-        flags = -(-seqs // 4)  # one byte a sequence
-        spec, chunked = self.num_spec > 0, self.has_prefills
-        conv_rows = max_rows(seqs, tokens, self.conv_block) if self.conv_block else 0
         return {
-            # The chunk tables first: where the device makes them, a step does not send them.
-            "chunk_indices_chunk64": 2 * max_rows(seqs, tokens, CHUNK_SIZE) * chunked,
-            "chunk_indices_large_block": 2 * max_rows(seqs, tokens, LARGE_BLOCK_SIZE) * chunked,
-            "block_indices_cumsum": 2 * max_rows(seqs, tokens, self.cumsum_block) * chunked,
-            "final_chunk_indices_chunk64": seqs * chunked,
-            # These three side by side: ``Tables.prefill_offsets``.
-            "chunk_offsets_chunk64": offsets * chunked,
-            "update_chunk_offsets_chunk64": offsets * chunked,
-            "cu_seqlens": offsets * chunked,
-            "query_start_loc": offsets,
-            "has_initial_state": flags * chunked,
-            "state_indices": self.num_groups * seqs,
-            "prefill_state_indices": 2 * self.num_groups * seqs * chunked,
-            "spec_query_start_loc": offsets * spec,
-            "spec_actual_seq_lengths": (seqs + 1) * spec,
-            "num_accepted_tokens": seqs * spec,
-            "spec_sequence_masks": flags * spec,
-            "spec_state_indices": self.num_groups * seqs * (self.num_spec + 1) * spec,
-            "context_parallel": self.num_context_parallel,
-            # Last those that grow with the tokens: a step sends them as far as it fills them.
-            "batch_ptr": conv_rows,
-            "token_chunk_offset_ptr": conv_rows,
-            "token_indx": tokens * spec,
+            table.name: -(-prod(table.shape(self)) * table.dtype.itemsize // 4) for table in TABLES
         }
-
-    @property
-    def num_context_parallel(self) -> int:
-        """Elements of what attention/context_parallel.py adds: a group's state indices each, two
-        more rows of ``max_seqs``, and three for each input that a convolution looks back at."""
-        if self.conv_history == 0:
-            return 0
-        return (self.num_groups + 2 + 3 * self.conv_history) * self.max_seqs
 
     @cached_property
     def places(self) -> dict[str, slice]:
@@ -136,7 +191,7 @@ class TableLayout:
 
     @cached_property
     def num_chunk_tables(self) -> int:
-        """Elements before ``cu_seqlens``: all that is made from it."""
+        """Elements of the tables that a kernel can make of ``cu_seqlens`` on the device."""
         return self.places["cu_seqlens"].start
 
     @cached_property
@@ -147,88 +202,38 @@ class TableLayout:
     @cached_property
     def padding(self) -> np.ndarray:
         """[num_fixed] int32, read-only: the buffer of a step without requests."""
-        # 0 is also the null block: NULL_BLOCK_ID in vllm/v1/attention/backends/utils.py (0.23.0).
-        values = np.zeros(self.num_elements, dtype=np.int32)
-        for name in ("chunk_indices_chunk64", "chunk_indices_large_block", "block_indices_cumsum"):
-            values[self.places[name]][::2] = self.max_seqs
-        values[self.places["num_accepted_tokens"]] = 1
-        return _read_only(values[: self.num_fixed])
+        buffer = torch.zeros(self.num_elements, dtype=torch.int32)
+        views = self.host_views(buffer)
+        for table in TABLES:
+            views[table.name][...] = table.padding(self)
+        return _read_only(buffer.numpy()[: self.num_fixed])
 
     @cached_property
     def arange(self) -> np.ndarray:
         """0, 1, 2, … long enough for every table; read-only."""
         return _read_only(np.arange(max(self.sizes.values()), dtype=np.int32))
 
+    def views(self, buffer: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The tables in ``buffer`` ([num_elements] int32, any device), each in its own shape."""
+        return {
+            table.name: buffer[self.places[table.name]].view(table.dtype)[: prod(shape)].view(shape)
+            for table in TABLES
+            for shape in (table.shape(self),)
+        }
+
+    def host_views(self, buffer: torch.Tensor) -> dict[str, np.ndarray]:
+        """The same of a buffer on the host, to write.
+
+        With ``prefill_offsets`` [3, max_seqs + 2]: once more ``chunk_offsets_chunk64``,
+        ``update_chunk_offsets_chunk64`` and ``cu_seqlens``, to be written together.
+        """
+        views = {name: view.numpy() for name, view in self.views(buffer).items()}
+        first, last = self.places["chunk_offsets_chunk64"], self.places["cu_seqlens"]
+        size, apart = last.stop - last.start, (last.start - first.start) // 2
+        views["prefill_offsets"] = buffer[first.start :].as_strided((3, size), (apart, 1)).numpy()
+        return views
+
 
 def _read_only(values: np.ndarray) -> np.ndarray:
     values.setflags(write=False)
     return values
-
-
-Array = TypeVar("Array", np.ndarray, torch.Tensor)
-Other = TypeVar("Other", np.ndarray, torch.Tensor)
-
-
-@dataclass(frozen=True)
-class Tables(Generic[Array]):
-    """Views of one packed buffer, a table each, at the size of the largest step.
-
-    On the host they are numpy arrays to write, on the device tensors to read.
-    """
-
-    cu_seqlens: Array
-    chunk_indices_chunk64: Array
-    chunk_offsets_chunk64: Array
-    update_chunk_offsets_chunk64: Array
-    final_chunk_indices_chunk64: Array
-    chunk_indices_large_block: Array
-    block_indices_cumsum: Array
-    query_start_loc: Array
-    has_initial_state: Array
-    """bool"""
-    state_indices: Array
-    """[groups, max_seqs]"""
-    prefill_state_indices: Array
-    """[groups, max_seqs] int64, which indexing takes without converting it in every layer."""
-    spec_query_start_loc: Array
-    spec_actual_seq_lengths: Array
-    """Start, then the length of each request: what AscendC's recurrent operator takes."""
-    num_accepted_tokens: Array
-    spec_sequence_masks: Array
-    """bool"""
-    spec_state_indices: Array
-    """[groups, max_seqs, num_spec + 1]"""
-    context_parallel: Array
-    """What attention/context_parallel.py lays out; empty without."""
-    batch_ptr: Array
-    """Sequence of each of the convolution's programs."""
-    token_chunk_offset_ptr: Array
-    """Which of that sequence's blocks it takes."""
-    token_indx: Array
-    prefill_offsets: Array
-    """[3, max_seqs + 2]: once more ``chunk_offsets_chunk64``, ``update_chunk_offsets_chunk64`` and
-    ``cu_seqlens``, to be written together."""
-
-    @staticmethod
-    def over(buffer: torch.Tensor, layout: TableLayout) -> Tables[torch.Tensor]:
-        """Lay the tables over ``buffer`` ([layout.num_elements] int32, any device)."""
-        views = {name: buffer[place] for name, place in layout.places.items()}
-        for name in ("chunk_indices_chunk64", "chunk_indices_large_block", "block_indices_cumsum"):
-            views[name] = views[name].view(-1, 2)
-        for name in ("has_initial_state", "spec_sequence_masks"):
-            views[name] = views[name].view(torch.bool)
-        views["state_indices"] = views["state_indices"].view(layout.num_groups, -1)
-        views["prefill_state_indices"] = (
-            views["prefill_state_indices"].view(torch.int64).view(layout.num_groups, -1)
-        )
-        views["spec_state_indices"] = views["spec_state_indices"].view(
-            layout.num_groups, -1, layout.num_spec + 1
-        )
-        first, last = layout.places["chunk_offsets_chunk64"], layout.places["cu_seqlens"]
-        size, apart = last.stop - last.start, (last.start - first.start) // 2
-        views["prefill_offsets"] = buffer[first.start :].as_strided((3, size), (apart, 1))
-        return Tables(**views)
-
-    def map(self, function: Callable[[Array], Other]) -> Tables[Other]:
-        """Apply ``function`` to each table."""
-        return Tables(**{field.name: function(self.__dict__[field.name]) for field in fields(self)})

@@ -23,9 +23,9 @@ from vllm.model_executor.layers.mamba.ops.cpu.causal_conv1d import (
     causal_conv1d_update_torch,
 )
 
-from ascend_gdn.fla.causal_conv1d import causal_conv1d_fn, causal_conv1d_update
-from ascend_gdn.fla.chunk import chunk_gated_delta_rule
-from ascend_gdn.fla.fused_sigmoid_gating import select_decode_kernel
+from ascend_gdn.fla.cpu.causal_conv1d import causal_conv1d_fn, causal_conv1d_update
+from ascend_gdn.fla.cpu.chunk import CPUChunkGatedDeltaRule
+from ascend_gdn.fla.cpu.fused_sigmoid_gating import select_decode_kernel
 from command_line import positive_int
 from workloads import Ours, prefills
 
@@ -80,8 +80,13 @@ def prefill_sides(
     fresh = torch.zeros(num_seqs, dtype=torch.bool)
     builders = Ours(prefills("uniform", [length] * num_seqs))
     step = builders.step(builders.batch.common_metadata())[0]
-    meta = step.non_spec_prefill_fallback_meta
-    layout, cu_seqlens = meta.chunk.layout, meta.chunk.cu_seqlens
+    chunk = step.non_spec_prefill_fallback_meta.chunk
+    layout, cu_seqlens = chunk.layout, chunk.cu_seqlens
+    rule, qk, out = (
+        CPUChunkGatedDeltaRule(HEAD_DIM**-0.5),
+        torch.cat((q, k)),
+        torch.empty_like(v[0]),
+    )
 
     def our_conv() -> object:
         return causal_conv1d_fn(x, weight, None, "silu", conv_states, indices, fresh, layout)
@@ -93,9 +98,7 @@ def prefill_sides(
         return out.transpose(0, 1)
 
     def our_chunk() -> object:
-        return chunk_gated_delta_rule(
-            q, k, v, g, beta, HEAD_DIM**-0.5, state, meta, "benchmark", use_qk_l2norm_in_kernel=True
-        )
+        return rule(qk, v[0], g[0], beta[0], state, out, chunk)
 
     def stock_chunk() -> object:
         return ops.chunk_gated_delta_rule_cpu(

@@ -13,14 +13,12 @@ from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata, GDNAttentionMetadataBuilder
 from vllm.v1.kv_cache_interface import MambaSpec
 
-from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
+from ascend_gdn.attention.cpu import StepCPUGDNAttentionMetadataBuilder
 from ascend_gdn.attention.cuda import StepCudaGDNAttentionMetadataBuilder
+from ascend_gdn.attention.stats import GDNStats
+from ascend_gdn.attention.step import GDNSteps
 from ascend_gdn.attention.step_inputs import StepInputs
-from ascend_gdn.attention.table_fill import make_table_fill
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
-from ascend_gdn.runner.pool import StepBufferPool, StepPools
-from ascend_gdn.runner.stats import GDNStats
-from ascend_gdn.runner.step import GDNSteps
 
 GROUPS = 3
 MAX_NUM_SEQS = 256
@@ -218,7 +216,7 @@ class Theirs(Side):
 class Ours(Side):
     """Our builders, in a step opened and closed as the model runner does."""
 
-    builder_cls = StepGDNAttentionMetadataBuilder
+    builder_cls = StepCPUGDNAttentionMetadataBuilder
 
     def __init__(
         self,
@@ -236,14 +234,9 @@ class Ours(Side):
             num_spec=workload.num_spec,
             conv_block=self.builder_cls.conv_block,
         )
-        self.stats = stats = GDNStats()
-        rows = layout.max_seqs * (layout.num_spec + 1)
-        self.pools = StepPools(
-            StepBufferPool(layout, device, stats),
-            StepBufferPool(layout.without_prefills(rows), device, stats, fixed=True),
-            make_table_fill(table_fill, layout, device),
-        )
-        self.steps = GDNSteps(self.pools, self._inputs, stats)
+        self.stats = GDNStats()
+        rows = layout.max_seqs * (layout.num_spec + 1) * self.builder_cls.plans_decodes
+        self.steps = GDNSteps(layout, device, self._inputs, self.stats, table_fill, rows)
         for group, builder in enumerate(self.builders):
             builder.bind(self.steps, group)
 

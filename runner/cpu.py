@@ -14,7 +14,7 @@ from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker as VllmCPUWorker
 from vllm.v1.worker.mamba_utils import MambaBuffers, cleanup_mamba_state_idx
 
-from ascend_gdn.fla.gdn import StepQwenGatedDeltaNetAttention
+from ascend_gdn.fla.cpu.gdn import StepCPUGatedDeltaNetAttention
 from ascend_gdn.runner.cpu_align import (
     AlignedStates,
     copy_after_step,
@@ -208,8 +208,8 @@ class CPUWorker(StepWorkerMixin, VllmCPUWorker):
             register_out_of_tree(ContextFreeSiluAndMul, SiluAndMul)
             advise_dtype(vllm_config)
 
-    def gdn_layer_cls(self) -> type[StepQwenGatedDeltaNetAttention]:
-        return StepQwenGatedDeltaNetAttention
+    def gdn_layer_cls(self) -> type[StepCPUGatedDeltaNetAttention]:
+        return StepCPUGatedDeltaNetAttention
 
     def make_model_runner(self) -> StepCPUModelRunner:
         return StepCPUModelRunner(self.vllm_config, torch.device("cpu"))

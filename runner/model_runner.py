@@ -10,14 +10,12 @@ import numpy as np
 from vllm.logger import init_logger
 
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
+from ascend_gdn.attention.stats import GDNStats
+from ascend_gdn.attention.step import GDNSteps
 from ascend_gdn.attention.step_inputs import StepInputs
-from ascend_gdn.attention.table_fill import make_table_fill
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
 from ascend_gdn.runner.additional_options import table_fill_option
 from ascend_gdn.runner.left_out import LeftOutRequests
-from ascend_gdn.runner.pool import StepBufferPool, StepPools
-from ascend_gdn.runner.stats import GDNStats
-from ascend_gdn.runner.step import GDNSteps
 from ascend_gdn.runner.upstream.allowed_tokens import write_allowed_tokens
 from ascend_gdn.runner.upstream.unknown_prompt_tokens import replace_unknown_prompt_tokens
 from ascend_gdn.runner.upstream.unknown_stop_tokens import forget_unknown_stop_tokens
@@ -44,7 +42,6 @@ class StepModelRunnerMixin(Base):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.gdn_stats = GDNStats()
-        self.gdn_pools: StepPools | None = None
         self.gdn_steps: GDNSteps | None = None
         self.left_out = LeftOutRequests()
         self.num_drafting = 0
@@ -180,15 +177,13 @@ class StepModelRunnerMixin(Base):
         rows = max(
             self.max_num_reqs * (layout.num_spec + 1), builders[0][1].decode_cudagraph_max_bs
         )
-        self.gdn_pools = StepPools(
-            prefill=StepBufferPool(layout, self.device, self.gdn_stats),
-            decode=StepBufferPool(
-                layout.without_prefills(rows), self.device, self.gdn_stats, fixed=True
-            ),
-            fill=make_table_fill(table_fill_option(self.vllm_config), layout, self.device),
-        )
         self.gdn_steps = GDNSteps(
-            self.gdn_pools, lambda idle: self._gdn_step_inputs(groups, idle), self.gdn_stats
+            layout,
+            self.device,
+            lambda idle: self._gdn_step_inputs(groups, idle),
+            self.gdn_stats,
+            table_fill_option(self.vllm_config),
+            decode_rows=rows if builders[0][1].plans_decodes else 0,
         )
         for kv_cache_group, builder in builders:
             builder.bind(self.gdn_steps, groups.index(kv_cache_group))
@@ -220,6 +215,6 @@ class StepModelRunnerMixin(Base):
 
     def close_gdn_pools(self) -> None:
         """Give the pools' buffers back; builders still bound to them raise from then on."""
-        if self.gdn_pools is not None:
-            self.gdn_pools.close()
-            self.gdn_pools = None
+        if self.gdn_steps is not None:
+            self.gdn_steps.close()
+            self.gdn_steps = None

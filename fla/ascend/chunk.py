@@ -13,80 +13,46 @@ from vllm_ascend.ops.triton.fla.cumsum import chunk_local_cumsum
 from vllm_ascend.ops.triton.fla.solve_tril import solve_tril
 from vllm_ascend.ops.triton.fla.wy_fast import recompute_w_u_fwd
 
-from ascend_gdn.attention.metadata import (
-    CHUNK_SIZE,
-    GDNChunkedPrefillMetadata,
-    GDNPrefillFallbackMeta,
-    require_prefill_meta,
-)
+from ascend_gdn.attention.metadata import GDNChunkedPrefillMetadata
+from ascend_gdn.attention.table_layout import CHUNK_SIZE
+from ascend_gdn.fla.ascend.chunk_delta_h import chunk_gated_delta_rule_fwd_h
+from ascend_gdn.fla.ascend.chunk_o import chunk_fwd_o
+from ascend_gdn.fla.chunk import ChunkGatedDeltaRule
 
 
-def chunk_gated_delta_rule(
-    qk: torch.Tensor,
-    v: torch.Tensor,
-    g: torch.Tensor,
-    beta: torch.Tensor,
-    scale: float,
-    initial_state: torch.Tensor,
-    out: torch.Tensor,
-    meta: GDNPrefillFallbackMeta | None,
-    layer: str,
-) -> torch.Tensor:
-    """Apply the gated delta rule to N sequences of together T tokens.
+class AscendChunkGatedDeltaRule(ChunkGatedDeltaRule):
+    """The rule by vLLM-Ascend's operators, in bfloat16; states are [N, Hv, K, V].
 
     Args:
-        qk: [2, T, Hk, K] bfloat16: queries and keys, each vector of length 1; dense rows.
-        v: [1, T, Hv, V] bfloat16, contiguous.
-        g: [1, T, Hv] float32, contiguous: log decay, at most 0.
-        beta: [1, T, Hv] bfloat16, contiguous: in 0..1.
         scale: Of the queries; K ** -0.5 in Qwen3-Next.
-        initial_state: [N, Hv, K, V] float32 or bfloat16, contiguous (the AscendC operator reads its
-            strides before it makes a copy).
-        out: [T, Hv, V], written.
-        meta: The step's prefill metadata. Required: nothing here can make a table.
-        layer: Name of the calling layer, for errors.
-
-    Returns:
-        The final state [N, Hv, K, V] in ``initial_state``'s dtype.
-
-    Raises:
-        GDNContractError: ``meta`` is missing, of an earlier step, or of another batch.
     """
-    meta = require_prefill_meta(
-        meta, layer=layer, num_tokens=qk.shape[1], num_seqs=initial_state.shape[0]
-    )
-    chunk = meta.chunk
-    _, k = qk.split_with_sizes((1, 1))  # a method in C++, which split is not
-    g, w, u = chunk_terms(k, v, g, beta, chunk)
-    # AscendC's operators take the heads before the tokens. They copy what is not contiguous
-    # (csrc/moe/chunk_gated_delta_rule_fwd_h/op_host/op_api, ParamsDataContiguous, 0.23.0), so w and
-    # u, which one operator reads once, and g, which is small, are left to them: 2 us each.
-    q_heads, k_heads = qk.transpose(1, 2).contiguous().split_with_sizes((1, 1))
-    g_heads = g.transpose(1, 2)
-    h, v_new, final_state = torch.ops._C_ascend.chunk_gated_delta_rule_fwd_h(
-        k_heads,
-        w.transpose(1, 2),
-        u.transpose(1, 2),
-        g=g_heads,
-        initial_state=initial_state,
-        output_final_state=True,
-        chunk_size=CHUNK_SIZE,
-        cu_seqlens=chunk.cu_seqlens_host,
-        chunk_indices=chunk.chunk_indices_chunk64_host,
-    )
-    o = torch.ops._C_ascend.chunk_fwd_o(
-        q_heads,
-        k_heads,
-        v_new,
-        h,
-        scale,
-        g=g_heads,
-        cu_seqlens=chunk.cu_seqlens_host,
-        chunk_indices=chunk.chunk_indices_chunk64_host,
-        chunk_size=CHUNK_SIZE,
-    )
-    out.copy_(o.squeeze(0).transpose(0, 1))
-    return final_state
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def __call__(
+        self,
+        qk: torch.Tensor,
+        v: torch.Tensor,
+        g: torch.Tensor,
+        beta: torch.Tensor,
+        initial_state: torch.Tensor | None,
+        out: torch.Tensor,
+        chunk: GDNChunkedPrefillMetadata,
+    ) -> torch.Tensor:
+        assert initial_state is not None
+        _, k = qk.split_with_sizes((1, 1))  # a method in C++, which split is not
+        g, w, u = chunk_terms(k, v, g, beta, chunk)
+        # AscendC's operators take the heads before the tokens. They copy what is not contiguous
+        # (csrc/moe/chunk_gated_delta_rule_fwd_h/op_host/op_api, ParamsDataContiguous, 0.23.0), so w
+        # and u, which one operator reads once, and g, which is small, are left to them: 2 us each.
+        q_heads, k_heads = qk.transpose(1, 2).contiguous().split_with_sizes((1, 1))
+        g = g.transpose(1, 2)
+        h, v_new, final_state = chunk_gated_delta_rule_fwd_h(
+            k_heads, w.transpose(1, 2), u.transpose(1, 2), g, initial_state, chunk
+        )
+        chunk_fwd_o(q_heads, k_heads, v_new, h, g, self.scale, out, chunk)
+        return final_state
 
 
 def chunk_terms(

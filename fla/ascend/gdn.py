@@ -7,9 +7,12 @@ State layouts are vLLM-Ascend's: convolution [blocks, W - 1 + num_spec, conv_dim
 
 from __future__ import annotations
 
+from functools import cached_property
+from typing import Any
+
 import torch
-from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
+from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
 from vllm.v1.attention.backends.utils import PAD_SLOT_ID
 from vllm_ascend.device.device_op import DeviceOperator
 from vllm_ascend.ops.gdn import AscendGatedDeltaNetAttention
@@ -20,14 +23,16 @@ from ascend_gdn.attention.ascend import (
     StepAscendGDNAttentionBackend,
     StepAscendGDNAttentionMetadata,
 )
-from ascend_gdn.attention.step_metadata import require_step_metadata
-from ascend_gdn.fla.ascend.chunk import chunk_gated_delta_rule
+from ascend_gdn.fla.ascend.chunk import AscendChunkGatedDeltaRule
+from ascend_gdn.fla.gdn import StepGatedDeltaNetMixin
 
 PREFILL, _UPDATE = 0, 1
 """``run_mode`` of ``npu_causal_conv1d_custom``: whole sequences, or a few tokens of each."""
 
 
-class StepAscendGatedDeltaNetAttention(AscendGatedDeltaNetAttention, QwenGatedDeltaNetAttention):
+class StepAscendGatedDeltaNetAttention(
+    StepGatedDeltaNetMixin, AscendGatedDeltaNetAttention, QwenGatedDeltaNetAttention
+):
     """vLLM-Ascend's layer, its prefill driven by the step's metadata.
 
     vLLM-Ascend 0.23.0 assigns the methods of its class to vLLM's (patch/worker/patch_qwen3_5.py);
@@ -37,58 +42,17 @@ class StepAscendGatedDeltaNetAttention(AscendGatedDeltaNetAttention, QwenGatedDe
     _conv_view: tuple[torch.Tensor, torch.Tensor] | None = None
     """The convolution's weights as loaded, and as its operator takes them."""
 
+    @cached_property
+    def _chunk_rule(self) -> AscendChunkGatedDeltaRule:
+        return AscendChunkGatedDeltaRule(self.head_k_dim**-0.5)
+
     def get_attn_backend(self) -> type[StepAscendGDNAttentionBackend]:
         return StepAscendGDNAttentionBackend
 
-    def _forward_core(
-        self,
-        mixed_qkv: torch.Tensor,
-        b: torch.Tensor,
-        a: torch.Tensor,
-        core_attn_out: torch.Tensor,
-    ) -> None:
-        """Convolution and delta rule of one step.
-
-        Args:
-            mixed_qkv: [tokens, conv_dim] packed q, k, v of the rank's heads.
-            b: [tokens, value heads], before the sigmoid.
-            a: [tokens, value heads], decay input.
-            core_attn_out: [tokens, value heads, V], written; rows past the step's tokens are not.
-        """
-        attn_metadata = get_forward_context().attn_metadata
-        if attn_metadata is None:  # vLLM's profile run
-            return
-        metadata = attn_metadata[self.prefix]
-        if not isinstance(metadata, StepAscendGDNAttentionMetadata):
-            if metadata.num_prefills > 0:
-                require_step_metadata(metadata, layer=self.prefix)
-            super()._forward_core(mixed_qkv, b, a, core_attn_out)
-            return
-        tokens, spec_tokens = metadata.num_actual_tokens, metadata.num_spec_decode_tokens
-        out = core_attn_out
-        if mixed_qkv.shape[0] > tokens:  # padded
-            mixed_qkv, b, a, out = (t[:tokens] for t in (mixed_qkv, b, a, out))
-        g, beta = DeviceOperator.fused_gdn_gating(self.A_log, a, b, self.dt_bias)
-        if spec_tokens == 0:
-            self._non_spec(mixed_qkv, g, beta, out, metadata)
-        elif metadata.spec_first:
-            sizes = [spec_tokens, tokens - spec_tokens]
-            x, others_x = mixed_qkv.split_with_sizes(sizes)
-            own_g, others_g = g.split_with_sizes(sizes, 1)
-            own_beta, others_beta = beta.split_with_sizes(sizes, 1)
-            own_out, others_out = out.split_with_sizes(sizes)
-            self._spec(x, own_g, own_beta, own_out, metadata)
-            if metadata.num_prefills > 0:
-                self._non_spec(others_x, others_g, others_beta, others_out, metadata)
-        else:
-            for rows, forward in (
-                (metadata.spec_token_indx, self._spec),
-                (metadata.non_spec_token_indx, self._non_spec),
-            ):
-                own_out = out.new_empty(len(rows), *out.shape[1:])
-                own_g, own_beta = g.index_select(1, rows), beta.index_select(1, rows)
-                forward(mixed_qkv.index_select(0, rows), own_g, own_beta, own_out, metadata)
-                out[rows] = own_out
+    def _is_upstreams(self, metadata: object) -> bool:
+        if isinstance(metadata, StepAscendGDNAttentionMetadata):
+            return False
+        return isinstance(metadata, GDNAttentionMetadata) and metadata.num_prefills == 0
 
     def _conv(
         self,
@@ -159,12 +123,12 @@ class StepAscendGatedDeltaNetAttention(AscendGatedDeltaNetAttention, QwenGatedDe
     def _spec(
         self,
         mixed_qkv: torch.Tensor,
-        g: torch.Tensor,
-        beta: torch.Tensor,
+        b: torch.Tensor,
+        a: torch.Tensor,
         out: torch.Tensor,
         metadata: StepAscendGDNAttentionMetadata,
     ) -> None:
-        """Requests that verify drafts."""
+        g, beta = DeviceOperator.fused_gdn_gating(self.A_log, a, b, self.dt_bias)
         if metadata.spec_moved_states is not None:
             source, target = metadata.spec_moved_states
             ssm_state = self.kv_cache[1]
@@ -191,12 +155,12 @@ class StepAscendGatedDeltaNetAttention(AscendGatedDeltaNetAttention, QwenGatedDe
     def _non_spec(
         self,
         mixed_qkv: torch.Tensor,
-        g: torch.Tensor,
-        beta: torch.Tensor,
+        b: torch.Tensor,
+        a: torch.Tensor,
         out: torch.Tensor,
         metadata: StepAscendGDNAttentionMetadata,
     ) -> None:
-        """Decodes first, then prefills; one convolution for both."""
+        g, beta = DeviceOperator.fused_gdn_gating(self.A_log, a, b, self.dt_bias)
         mixed_qkv = self._conv(
             mixed_qkv,
             metadata.non_spec_query_start_loc,
@@ -221,35 +185,36 @@ class StepAscendGatedDeltaNetAttention(AscendGatedDeltaNetAttention, QwenGatedDe
                 metadata.decode_state_indices,
             )
             own_out.copy_(o)
-        final_state = chunk_gated_delta_rule(
-            qk,
-            v,
-            g,
-            beta,
-            scale=self.head_k_dim**-0.5,
-            initial_state=self._initial_state(metadata),
-            out=out,
-            meta=metadata.non_spec_prefill_fallback_meta,
-            layer=self.prefix,
-        )
-        ssm_state, block = self.kv_cache[1], metadata.single_prefill_block
-        if block is None:
-            ssm_state.index_put_((metadata.prefill_state_indices,), final_state.mT)
-        else:  # 3 us less
-            ssm_state[block : block + 1].copy_(final_state.mT)
+        if prefills > 0:
+            self._prefill(qk, v, g, beta, out, metadata)
 
-    def _initial_state(self, metadata: StepAscendGDNAttentionMetadata) -> torch.Tensor:
-        """Return the states that the prefills go on from, [N, Hv, K, V]; zeros for new prompts."""
+    def _prefill(
+        self,
+        qk: torch.Tensor,
+        v: torch.Tensor,
+        g: torch.Tensor,
+        beta: torch.Tensor,
+        out: torch.Tensor,
+        metadata: StepAscendGDNAttentionMetadata,
+    ) -> None:
+        meta: Any = metadata.non_spec_prefill_fallback_meta
         ssm_state, prefills = self.kv_cache[1], metadata.num_prefills
+        block = None
+        if prefills == 1:  # its state is a view then: 3 us less on either way
+            block = int(meta.causal_conv1d.cache_indices_cpu[0])
         if metadata.num_initial_states == 0:  # a gather, a copy and a kernel less: 5 us
             _, heads, v_dim, k_dim = ssm_state.shape
-            return ssm_state.new_zeros(prefills, heads, k_dim, v_dim)
-        block = metadata.single_prefill_block
-        if block is None:
-            states = ssm_state.index_select(0, metadata.prefill_state_indices)
+            states = ssm_state.new_zeros(prefills, heads, k_dim, v_dim)
         else:
-            states = ssm_state[block : block + 1]
-        states = states.mT.contiguous()
-        if metadata.num_initial_states < prefills:
-            clear_ssm_states(states, metadata.prefill_has_initial_state)
-        return states
+            if block is None:
+                states = ssm_state.index_select(0, metadata.prefill_state_indices)
+            else:
+                states = ssm_state[block : block + 1]
+            states = states.mT.contiguous()
+            if metadata.num_initial_states < prefills:
+                clear_ssm_states(states, metadata.prefill_has_initial_state)
+        final_state = self._chunk_rule(qk, v, g, beta, states, out, meta.chunk)
+        if block is None:
+            ssm_state.index_put_((metadata.prefill_state_indices,), final_state.mT)
+        else:
+            ssm_state[block : block + 1].copy_(final_state.mT)

@@ -144,7 +144,7 @@ class PostConv:
         b: torch.Tensor,
         A_log: torch.Tensor,
         dt_bias: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Make the arguments of the delta rule.
 
         Args:
@@ -155,12 +155,12 @@ class PostConv:
             dt_bias: [Hv].
 
         Returns:
-            q, k [T, Hk, K] and v [T, Hv, V] in ``x``'s dtype; g, beta [T, Hv] float32. All
+            qk [2, T, Hk, K] and v [T, Hv, V] in ``x``'s dtype; g, beta [T, Hv] float32. All
             contiguous.
         """
         tokens, key_heads, value_heads = x.shape[0], self._key_heads, self._value_heads
-        q = x.new_empty(tokens, key_heads, self._key_dim)
-        k = torch.empty_like(q)
+        qk = x.new_empty(2, tokens, key_heads, self._key_dim)
+        q, k = qk.unbind(0)
         v = x.new_empty(tokens, value_heads, self._value_dim)
         g = x.new_empty(tokens, value_heads, dtype=torch.float32)
         beta = torch.empty_like(g)
@@ -185,4 +185,4 @@ class PostConv:
             value_heads * self._value_dim,
             tokens,
         )
-        return q, k, v, g, beta
+        return qk, v, g, beta

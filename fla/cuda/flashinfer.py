@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import torch
 
-from ascend_gdn.fla.cuda.chunk import ChunkGatedDeltaRule
+from ascend_gdn.attention.metadata import GDNChunkedPrefillMetadata
+from ascend_gdn.fla.chunk import ChunkGatedDeltaRule
 
 _HEAD_DIM = 128
 
@@ -41,31 +42,26 @@ class FlashInferChunkGatedDeltaRule(ChunkGatedDeltaRule):
             ) from error
         self._kernel = chunk_gated_delta_rule
 
-    def run(
+    def __call__(
         self,
-        q: torch.Tensor,
-        k: torch.Tensor,
+        qk: torch.Tensor,
         v: torch.Tensor,
         g: torch.Tensor,
         beta: torch.Tensor,
         initial_state: torch.Tensor | None,
         out: torch.Tensor,
-        cu_seqlens: torch.Tensor,
-        chunk_indices: torch.Tensor,
-        chunk_offsets: torch.Tensor,
+        chunk: GDNChunkedPrefillMetadata,
     ) -> torch.Tensor:
         if initial_state is None:
-            seqs, heads = cu_seqlens.shape[0] - 1, v.shape[1]
-            initial_state = g.new_zeros(seqs, heads, _HEAD_DIM, _HEAD_DIM)
+            initial_state = g.new_zeros(chunk.num_seqs, v.shape[1], _HEAD_DIM, _HEAD_DIM)
         _, final_state = self._kernel(
-            q,
-            k,
+            *qk.unbind(0),
             v,
             g.exp(),
             beta,
             initial_state=initial_state.float(),
             output_final_state=True,
-            cu_seqlens=cu_seqlens,
+            cu_seqlens=chunk.cu_seqlens,
             output=out,
         )
         return final_state

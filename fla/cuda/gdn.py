@@ -10,21 +10,24 @@ from __future__ import annotations
 from itertools import product
 from typing import Any
 
+import numpy as np
 import torch
-from vllm.forward_context import get_forward_context
 from vllm.model_executor.layers.fla.ops import fused_sigmoid_gating_delta_rule_update
 from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 from vllm.model_executor.layers.mamba.mamba_utils import is_conv_state_dim_first
 from vllm.model_executor.layers.mamba.ops.causal_conv1d import causal_conv1d_update
 
 from ascend_gdn.attention.cuda import StepCudaGDNAttentionBackend
-from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata, require_step_metadata
-from ascend_gdn.fla.cuda.chunk import ChunkGatedDeltaRule, TritonChunkGatedDeltaRule
+from ascend_gdn.attention.metadata import GDNChunkedPrefillMetadata
+from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
+from ascend_gdn.fla.chunk import ChunkGatedDeltaRule
+from ascend_gdn.fla.cuda.chunk import TritonChunkGatedDeltaRule
 from ascend_gdn.fla.cuda.conv import CausalConv1d, PostConv
 from ascend_gdn.fla.cuda.flashinfer import FlashInferChunkGatedDeltaRule
+from ascend_gdn.fla.gdn import StepGatedDeltaNetMixin
 
 
-class StepCudaGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
+class StepCudaGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAttention):
     """vLLM's layer, its prefill driven by the step's metadata."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -52,51 +55,13 @@ class StepCudaGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
     def get_attn_backend(self) -> type[StepCudaGDNAttentionBackend]:
         return StepCudaGDNAttentionBackend
 
-    def _forward_core(
-        self,
-        mixed_qkv: torch.Tensor,
-        b: torch.Tensor,
-        a: torch.Tensor,
-        core_attn_out: torch.Tensor,
-    ) -> None:
-        """Convolution and delta rule of one step.
+    def _without_metadata(self, *arguments: torch.Tensor) -> None:  # vLLM's profile run
+        if not self._prefill_kernels_warmed_up:
+            self._warm_up(arguments[0])
+        QwenGatedDeltaNetAttention._forward_core(self, *arguments)
 
-        Args:
-            mixed_qkv: [tokens, conv_dim] packed q, k, v of the rank's heads.
-            b: [tokens, value heads], before the sigmoid.
-            a: [tokens, value heads], decay input.
-            core_attn_out: [tokens, value heads, V], written; rows past the step's tokens are not.
-        """
-        attn_metadata = get_forward_context().attn_metadata
-        if attn_metadata is None:  # vLLM's profile run
-            if not self._prefill_kernels_warmed_up:
-                self._warm_up(mixed_qkv)
-            super()._forward_core(mixed_qkv, b, a, core_attn_out)
-            return
-        metadata = require_step_metadata(attn_metadata[self.prefix], layer=self.prefix)
-        if metadata.num_prefills == 0:
-            super()._forward_core(mixed_qkv, b, a, core_attn_out)
-            return
-        spec = metadata.num_spec_decode_tokens
-        tokens = spec + metadata.num_decode_tokens + metadata.num_prefill_tokens
-        if spec == 0:
-            out = core_attn_out
-            if mixed_qkv.shape[0] > tokens:  # padded
-                mixed_qkv, b, a, out = (t[:tokens] for t in (mixed_qkv, b, a, out))
-            self._non_spec(mixed_qkv, b, a, out, metadata)
-        elif metadata.spec_first:
-            self._spec(mixed_qkv[:spec], b[:spec], a[:spec], core_attn_out[:spec], metadata)
-            part = slice(spec, tokens)
-            self._non_spec(mixed_qkv[part], b[part], a[part], core_attn_out[part], metadata)
-        else:
-            for rows, forward in (
-                (metadata.spec_token_indx, self._spec),
-                (metadata.non_spec_token_indx, self._non_spec),
-            ):
-                out = core_attn_out.new_empty(len(rows), *core_attn_out.shape[1:])
-                x, own_b, own_a = (t.index_select(0, rows) for t in (mixed_qkv, b, a))
-                forward(x, own_b, own_a, out, metadata)
-                core_attn_out[rows] = out
+    def _is_upstreams(self, metadata: object) -> bool:
+        return isinstance(metadata, StepGDNAttentionMetadata) and metadata.num_prefills == 0
 
     def _conv_state(self) -> torch.Tensor:
         """[blocks, conv_dim, W - 1 + num_spec]"""
@@ -127,7 +92,8 @@ class StepCudaGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
                 metadata.non_spec_state_indices_tensor,
             )
             mixed_qkv, b, a, out = (t[decodes:] for t in (mixed_qkv, b, a, out))
-        q, k, v, g, beta = self.post_conv(mixed_qkv, a, b, self.A_log, self.dt_bias)
+        qk, v, g, beta = self.post_conv(mixed_qkv, a, b, self.A_log, self.dt_bias)
+        meta: Any = metadata.non_spec_prefill_fallback_meta
         ssm_state, blocks = self.kv_cache[1], metadata.prefill_state_indices
         initial_state = None
         if metadata.num_initial_states > 0:
@@ -135,18 +101,7 @@ class StepCudaGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
             if metadata.num_initial_states < metadata.num_prefills:
                 empty = ~metadata.prefill_has_initial_state
                 initial_state.masked_fill_(empty.view(-1, 1, 1, 1), 0)
-        final_state = self.chunk_rule(
-            q,
-            k,
-            v,
-            g,
-            beta,
-            initial_state,
-            out,
-            meta=metadata.non_spec_prefill_fallback_meta,
-            num_seqs=blocks.shape[0],
-            layer=self.prefix,
-        )
+        final_state = self.chunk_rule(qk, v, g, beta, initial_state, out, meta.chunk)
         ssm_state.index_copy_(0, blocks, final_state.to(ssm_state.dtype))
 
     def _spec(
@@ -210,16 +165,17 @@ class StepCudaGatedDeltaNetAttention(QwenGatedDeltaNetAttention):
         # row, behind an odd number of decodes, is not aligned to 16 bytes.
         for start, tokens in product((1, 0), (1, 2, 64)):
             own_x, own_gates = x[start : start + tokens], gates[start : start + tokens]
-            q, k, v, g, beta = self.post_conv(own_x, own_gates, own_gates, self.A_log, self.dt_bias)
+            qk, v, g, beta = self.post_conv(own_x, own_gates, own_gates, self.A_log, self.dt_bias)
         # Each at 16 bytes, as in the step's buffer: an unaligned one would be compiled for.
-        tables = torch.tensor(
-            [[0, 64], [0, 0], [0, 0], [0, 0], [0, 1]], dtype=torch.int32, device=x.device
-        )
+        tables = torch.zeros(3, 4, dtype=torch.int32, device=x.device)
+        tables[0, 1], tables[1, 1] = 64, 1
+        cu_seqlens, offsets, indices = tables[0, :2], tables[1, :2], tables[2:, :2]
+        chunk = GDNChunkedPrefillMetadata(
+            cu_seqlens, indices, offsets, offsets, indices[0, :1], indices, indices,
+            np.array([0, 64], np.int32), np.zeros((1, 2), np.int32),
+        )  # fmt: skip
         state = torch.zeros(
             1, *self.get_state_shape()[1], dtype=self.get_state_dtype()[1], device=x.device
         )
         for initial_state in (state, None):
-            self.chunk_rule.run(
-                q, k, v, g, beta, initial_state, torch.empty_like(v),
-                tables[0], tables[2:3], tables[4],
-            )  # fmt: skip
+            self.chunk_rule(qk, v, g, beta, initial_state, torch.empty_like(v), chunk)

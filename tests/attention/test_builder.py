@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
 
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
-from ascend_gdn.attention.metadata import GDNContractError
+from ascend_gdn.attention.errors import GDNContractError
+from ascend_gdn.attention.stats import GDNStats
+from ascend_gdn.attention.step import GDNSteps
 from ascend_gdn.attention.step_inputs import StepInputs
-from ascend_gdn.runner.stats import GDNStats
-from ascend_gdn.runner.step import GDNSteps
-from workloads import DECODE_WORKLOADS, WORKLOADS, Ours, Theirs, Workload, builder_arguments
+from workloads import CPU, DECODE_WORKLOADS, WORKLOADS, Ours, Theirs, Workload, builder_arguments
 
 from .reference import reference_tables
 
@@ -305,7 +305,7 @@ def test_padding_of_a_full_graph_is_null():
 
 def test_a_step_leaves_nothing_of_the_one_before():
     ours = Ours(WORKLOADS[1])
-    for slot in ours.pools.prefill._slots:
+    for slot in ours.steps.pool._slots:
         slot.host_buffer.fill_(-7_777_777)
     for metadata in ours.step(ours.batch.common_metadata()):
         for name in SHARED_FIELDS:
@@ -355,7 +355,7 @@ def test_missing_host_lengths_raise():
 def test_missing_accepted_counts_raise():
     ours = Ours(WORKLOADS[6])
     inputs = StepInputs(ours.batch.block_tables)
-    ours.steps = GDNSteps(ours.pools, lambda idle: inputs, GDNStats())
+    ours.steps = GDNSteps(ours.steps.pool.layout, CPU, lambda idle: inputs, GDNStats())
     for group, builder in enumerate(ours.builders):
         builder.bind(ours.steps, group)
     with pytest.raises(GDNContractError, match="num_accepted_tokens"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ascend_gdn.attention.batch_split import split_batch
 from ascend_gdn.attention.chunk_plan import fill_chunk_tables
-from ascend_gdn.attention.table_layout import TableLayout, Tables, cumsum_block_size
+from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
 
 from .reference import reference_tables
 
@@ -42,7 +42,7 @@ def filled(lengths: list[int], max_seqs: int, max_tokens: int, cumsum_block: int
 
 
 def fill(buffer: np.ndarray, layout: TableLayout, lengths: list[int]):
-    tables = Tables.over(torch.from_numpy(buffer), layout).map(torch.Tensor.numpy)
+    tables = layout.host_views(torch.from_numpy(buffer))
     return tables, fill_chunk_tables(buffer, tables, layout, np.array(lengths, dtype=np.int32))
 
 
@@ -52,7 +52,7 @@ def assert_equal_to_reference(
     layout, memory, tables, rows = filled(lengths, max_seqs, max_tokens, block)
     expected = reference_tables(lengths, block)
     for name, values in expected.items():
-        table = getattr(tables, name)
+        table = tables[name]
         np.testing.assert_array_equal(table[: len(values)], values, err_msg=name)
     assert rows.chunk64 == len(expected["chunk_indices_chunk64"])
     assert rows.large_block == len(expected["chunk_indices_large_block"])
@@ -60,15 +60,15 @@ def assert_equal_to_reference(
     # Padding rows are defined: offsets stay at the end, block rows name the empty one past the
     # capacity.
     for name in ("cu_seqlens", "chunk_offsets_chunk64", "update_chunk_offsets_chunk64"):
-        table = getattr(tables, name)
+        table = tables[name]
         assert (table[len(lengths) + 1 :] == table[len(lengths)]).all(), name
     for name in ("chunk_indices_chunk64", "chunk_indices_large_block", "block_indices_cumsum"):
-        padding = getattr(tables, name)[len(expected[name]) :]
+        padding = tables[name][len(expected[name]) :]
         assert (padding == (layout.max_seqs, 0)).all(), name
     # Nothing outside the buffer was touched, and no stale value survived in the tables.
     assert (memory[:GUARD] == POISON).all() and (memory[-GUARD:] == POISON).all()
     for name in expected:
-        assert not (getattr(tables, name) == POISON).any(), name
+        assert not (tables[name] == POISON).any(), name
 
 
 @settings(max_examples=2000, deadline=None)

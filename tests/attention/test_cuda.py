@@ -15,7 +15,7 @@ from .test_builder import assert_same
 
 def assert_same_convolution(workload: Workload) -> None:
     theirs, ours = Theirs(workload), OursOnCuda(workload)
-    for slot in ours.pools.prefill._slots:
+    for slot in ours.steps.pool._slots:
         slot.host_buffer.fill_(-7_777_777)
     expected = theirs.step(theirs.batch.common_metadata())
     found = ours.step(ours.batch.common_metadata())

@@ -30,20 +30,27 @@ def meta(ours: Ours) -> GDNPrefillFallbackMeta:
 
 
 def test_a_meta_of_this_step_passes(meta):
-    assert require_prefill_meta(meta, layer=LAYER, num_tokens=73, num_seqs=2) is meta
+    require_prefill_meta(meta, layer=LAYER, num_tokens=73, num_seqs=2)
 
 
 def test_metadata_of_another_builder():
     theirs = Theirs(DECODE_WORKLOADS[0])
     metadata = theirs.step(theirs.batch.common_metadata())[0]
     with pytest.raises(GDNContractError) as caught:
-        require_step_metadata(metadata, layer=LAYER)
+        require_step_metadata(metadata, layer=LAYER, num_tokens=100)
     assert (caught.value.layer, caught.value.field) == (LAYER, "attn_metadata")
     assert (caught.value.found, caught.value.expected) == (
         "GDNAttentionMetadata",
         "StepGDNAttentionMetadata",
     )
     assert "--worker-cls" in str(caught.value)
+
+
+def test_metadata_of_more_tokens_than_the_layer_has(ours):
+    metadata = ours.step(ours.batch.common_metadata())[0]
+    assert require_step_metadata(metadata, layer=LAYER, num_tokens=73) is metadata
+    with pytest.raises(GDNContractError, match="73 tokens of requests, expected at most 72"):
+        require_step_metadata(metadata, layer=LAYER, num_tokens=72)
 
 
 def test_missing_meta():
@@ -64,7 +71,7 @@ def test_meta_of_an_earlier_step_whose_slot_was_taken_again(ours, meta):
 
 
 def test_meta_of_a_closed_pool(ours, meta):
-    ours.pools.close()
+    ours.steps.close()
     with pytest.raises(GDNContractError, match="generation"):
         require_prefill_meta(meta, layer=LAYER, num_tokens=73, num_seqs=2)
 

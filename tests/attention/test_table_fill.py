@@ -11,7 +11,7 @@ from ascend_gdn.attention import table_fill
 from ascend_gdn.attention.chunk_plan import fill_chunk_tables, fill_cu_seqlens
 from ascend_gdn.attention.device_fill import FillLaunch
 from ascend_gdn.attention.table_fill import HostFill, TritonFill, make_table_fill
-from ascend_gdn.attention.table_layout import TableLayout, Tables
+from ascend_gdn.attention.table_layout import TableLayout
 
 LAYOUT = TableLayout(max_seqs=8, max_tokens=8192, num_groups=2, cumsum_block=128, num_spec=2)
 CPU, DEVICE = torch.device("cpu"), torch.device("meta")
@@ -70,7 +70,7 @@ def test_what_is_sent_for_the_kernel_equals_the_host_fill(lengths):
     rows = [
         write(
             buffer,
-            Tables.over(torch.from_numpy(buffer), LAYOUT).map(torch.Tensor.numpy),
+            LAYOUT.host_views(torch.from_numpy(buffer)),
             LAYOUT,
             tokens,
         )

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ascend_gdn.attention.table_layout import TableLayout, Tables, cumsum_block_size, max_rows
+from ascend_gdn.attention.table_layout import TABLES, TableLayout, cumsum_block_size, max_rows
 
 from .reference import block_indices
 
@@ -42,14 +42,16 @@ def test_tables_do_not_overlap_and_are_aligned(num_spec):
 def test_each_table_is_a_view_of_its_own_place():
     layout = TableLayout(max_seqs=5, max_tokens=300, num_groups=3, cumsum_block=64, num_spec=2)
     buffer = torch.zeros(layout.num_elements, dtype=torch.int32)
-    tables = Tables.over(buffer, layout)
-    assert tables.state_indices.shape == (3, 5)
-    assert tables.spec_state_indices.shape == (3, 5, 3)
+    tables = layout.views(buffer)
+    assert tables["state_indices"].shape == (3, 5)
+    assert tables["spec_state_indices"].shape == (3, 5, 3)
+    assert [*tables] == [table.name for table in TABLES]
     for name, place in layout.places.items():
         buffer.zero_()
-        getattr(tables, name).fill_(-1)  # every bit of an integer
+        tables[name].fill_(-1)  # every bit of an integer
         touched = buffer.nonzero().flatten().tolist()
         assert touched == list(range(place.start, place.stop)), name
+        assert all((layout.host_views(buffer)[name] == tables[name].numpy()).flat), name
 
 
 @pytest.mark.parametrize(

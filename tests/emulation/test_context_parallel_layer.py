@@ -20,14 +20,13 @@ from vllm_ascend.worker.pcp_utils import PCPManager
 import allocating_operators
 import ascend_workloads
 from ascend_gdn.attention.context_parallel import ContextParallelBatch
-from ascend_gdn.attention.metadata import GDNContractError
+from ascend_gdn.attention.errors import GDNContractError
+from ascend_gdn.attention.stats import GDNStats
+from ascend_gdn.attention.step import GDNSteps
 from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.table_layout import cumsum_block_size
-from ascend_gdn.fla.ascend import context_parallel
+from ascend_gdn.fla.ascend import chunk_o_update, context_parallel
 from ascend_gdn.fla.ascend.context_parallel import ContextParallelGatedDeltaNetAttention
-from ascend_gdn.runner.pool import StepBufferPool, StepPools
-from ascend_gdn.runner.stats import GDNStats
-from ascend_gdn.runner.step import GDNSteps
 from ascend_layers import StockLayer, forward_context
 from lone_layers import PREFIX, WIDTH, Activations, LayerSizes, make_layer
 from workloads import CPU, Workload
@@ -82,11 +81,9 @@ class Ours(OnRank, ascend_workloads.Ours):
         super().__init__(workload)
         block = cumsum_block_size(SIZES.value_heads)
         layout = replace(
-            self.pools.prefill.layout, cumsum_block=block, conv_history=HISTORY, max_tokens=8192
+            self.steps.pool.layout, cumsum_block=block, conv_history=HISTORY, max_tokens=8192
         )
-        stats = GDNStats()
-        self.pools = StepPools(StepBufferPool(layout, CPU, stats), self.pools.decode)
-        self.steps = GDNSteps(self.pools, self._inputs, stats)
+        self.steps = GDNSteps(layout, CPU, self._inputs, GDNStats())
         for group, builder in enumerate(self.builders):
             builder.bind(self.steps, group)
 
@@ -314,11 +311,9 @@ def test_another_split_over_ranks_is_refused():
 )
 def test_nothing_is_read_back_from_the_device(step: Step, operators_without_data, mocker):  # noqa: F811
     """As in test_layer.py, on the rank that may have nothing of a prompt."""
-    for name, function in (
-        ("clear_ssm_states", allocating_operators.BY_NAME["clear_ssm_states"]),
-        ("chunk_gated_delta_rule_fwd_hupdate", allocated_hupdate),
-    ):
-        mocker.patch.object(context_parallel, name, function)
+    clear_ssm_states = allocating_operators.BY_NAME["clear_ssm_states"]
+    mocker.patch.object(context_parallel, "clear_ssm_states", clear_ssm_states)
+    mocker.patch.object(chunk_o_update, "chunk_gated_delta_rule_fwd_hupdate", allocated_hupdate)
     rows, rank, size = Run.rows(step), 1, 2
     parts = [1] * len(step.decodes) + [shares(tokens, size)[rank] for _, tokens in step.prefills]
     side = Ours(Workload("", parts, [9 if i in step.decodes else 0 for i, _ in rows]))

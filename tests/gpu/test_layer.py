@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize, softplus
 
-from ascend_gdn.attention.metadata import GDNContractError
+from ascend_gdn.attention.errors import GDNContractError
 from cuda_layers import forward_context, our_layer, stock_layer
 from lone_layers import WIDTH, Activations, LayerSizes
 from workloads import OursOnCuda, Theirs, Workload

@@ -16,9 +16,9 @@ import pytest
 import torch
 from vllm.triton_utils import tl, triton
 
+from ascend_gdn.attention.pool import Slot, StepBufferPool
+from ascend_gdn.attention.stats import GDNStats
 from ascend_gdn.attention.table_layout import TableLayout
-from ascend_gdn.runner.pool import PoolSlot, StepBufferPool
-from ascend_gdn.runner.stats import GDNStats
 
 LAYOUT = TableLayout(max_seqs=64, max_tokens=4096, num_groups=3, cumsum_block=128, conv_block=8)
 STEPS = 4000
@@ -47,7 +47,7 @@ def gated_device(pool: StepBufferPool) -> Iterator[Callable[[], None]]:
         torch.cuda.synchronize()
 
 
-def take_step(pool: StepBufferPool, value: int, used: int) -> tuple[PoolSlot, torch.Tensor]:
+def take_step(pool: StepBufferPool, value: int, used: int) -> tuple[Slot, torch.Tensor]:
     """A step that writes ``value``; returns its slot and what its consumer on the device sums."""
     slot = pool.acquire()
     slot.host[:used] = value

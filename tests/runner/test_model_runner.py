@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
-from ascend_gdn.attention.metadata import GDNContractError
+from ascend_gdn.attention.errors import GDNContractError
 from ascend_gdn.attention.table_fill import HostFill
 from ascend_gdn.attention.table_layout import cumsum_block_size
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
@@ -112,12 +112,12 @@ def test_a_dummy_run_that_raises_is_over(runner):
 
 
 def test_pools_fit_the_configuration(runner):
-    layout = runner.gdn_pools.prefill.layout
+    layout = runner.gdn_steps.pool.layout
     assert (layout.max_seqs, layout.max_tokens, layout.num_groups) == (8, 1024, 2)
     assert (layout.num_spec, layout.conv_block, layout.conv_history) == (0, 0, 0)
     assert layout.cumsum_block == cumsum_block_size(8 // 2)  # of a rank
     assert cumsum_block_size(8 // 2) != cumsum_block_size(8)
-    assert len(runner.gdn_pools.decode._slots) == 1  # fixed
+    assert len(runner.gdn_steps.decode_pool._slots) == 1  # fixed
 
 
 def test_a_step_cannot_nest(runner):
@@ -174,7 +174,7 @@ def test_inputs_of_a_step(runner):
 
 
 def test_on_cpu_the_host_fills_the_tables_whoever_is_asked(runner, gdn_builders):
-    assert type(runner.gdn_pools.fill) is HostFill
+    assert type(runner.gdn_steps.fill) is HostFill
     common = Batch(Workload("prompt", [70], [0])).common_metadata()
     metadata = runner._build_attention_metadata(lambda _: gdn_builders[0].build(0, common[0]))
     assert metadata.chunk_indices.tolist() == [[0, 0], [0, 1]]
@@ -182,17 +182,17 @@ def test_on_cpu_the_host_fills_the_tables_whoever_is_asked(runner, gdn_builders)
 
 
 def test_setting_up_the_kv_cache_anew_closes_the_old_pool(runner, gdn_builders):
-    old = runner.gdn_pools
+    old = runner.gdn_steps
     runner.initialize_metadata_builders(None, [])
-    assert runner.gdn_pools is not old
+    assert runner.gdn_steps is not old
     assert gdn_builders[0]._steps is runner.gdn_steps
     with pytest.raises(GDNContractError, match="a closed pool"):
-        old.prefill.acquire()
+        old.pool.acquire()
 
 
 def test_a_model_without_gdn_layers_runs_as_upstream(mocker):
     runner = Runner([[mocker.Mock()]])
     runner.initialize_metadata_builders(None, [])
-    assert runner.gdn_pools is None
+    assert runner.gdn_steps is None
     assert runner._build_attention_metadata(lambda _: "metadata") == "metadata"
     assert runner.seen == [None]

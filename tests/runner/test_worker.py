@@ -7,10 +7,10 @@ import pytest
 from vllm.model_executor.custom_op import op_registry_oot
 from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 
-from ascend_gdn.fla.gdn import StepQwenGatedDeltaNetAttention
+from ascend_gdn.attention.stats import GDNStats
+from ascend_gdn.fla.cpu.gdn import StepCPUGatedDeltaNetAttention
 from ascend_gdn.runner import worker as module
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
-from ascend_gdn.runner.stats import GDNStats
 from ascend_gdn.runner.worker import StepWorkerMixin, check_platform, register_out_of_tree
 
 from .test_validation import config
@@ -37,14 +37,14 @@ class StubWorker:
 class StubRunner(StepModelRunnerMixin):
     def __init__(self) -> None:
         self.gdn_stats = GDNStats(steps=3, host_ns=2500)
-        self.gdn_pools = None
+        self.gdn_steps = None
 
 
 class Worker(StepWorkerMixin, StubWorker):
     device_type = "cpu"
 
     def gdn_layer_cls(self):
-        return StepQwenGatedDeltaNetAttention
+        return StepCPUGatedDeltaNetAttention
 
     def make_model_runner(self):
         return StubRunner()
@@ -65,7 +65,7 @@ def named_config(**changes):
 
 def test_a_gdn_model_gets_our_layer_and_runner(registry):
     worker = Worker(named_config())
-    assert registry[NAME] is StepQwenGatedDeltaNetAttention
+    assert registry[NAME] is StepCPUGatedDeltaNetAttention
     worker.init_device()
     assert isinstance(worker.model_runner, StubRunner)
     assert worker.gdn_stats()["steps"] == 3
@@ -77,10 +77,10 @@ def test_a_gdn_model_gets_our_layer_and_runner(registry):
 def test_the_pools_end_with_the_worker(registry, mocker):
     worker = Worker(named_config())
     worker.init_device()
-    pools = worker.model_runner.gdn_pools = mocker.Mock()
+    steps = worker.model_runner.gdn_steps = mocker.Mock()
     worker.shutdown()
-    pools.close.assert_called_once_with()
-    assert worker.model_runner.gdn_pools is None
+    steps.close.assert_called_once_with()
+    assert worker.model_runner.gdn_steps is None
 
 
 def test_a_worker_of_another_platform_is_not_started(registry):
@@ -148,11 +148,11 @@ def test_the_stack_is_checked_first(mocker, registry):
 
 
 def test_registering_twice_is_harmless_and_a_rival_is_named(registry):
-    register_out_of_tree(StepQwenGatedDeltaNetAttention, QwenGatedDeltaNetAttention)
-    register_out_of_tree(StepQwenGatedDeltaNetAttention, QwenGatedDeltaNetAttention)
+    register_out_of_tree(StepCPUGatedDeltaNetAttention, QwenGatedDeltaNetAttention)
+    register_out_of_tree(StepCPUGatedDeltaNetAttention, QwenGatedDeltaNetAttention)
     registry[NAME] = StubRunner
     with pytest.raises(RuntimeError, match=r"StubRunner registered for .*VLLM_PLUGINS"):
-        register_out_of_tree(StepQwenGatedDeltaNetAttention, QwenGatedDeltaNetAttention)
+        register_out_of_tree(StepCPUGatedDeltaNetAttention, QwenGatedDeltaNetAttention)
 
 
 def test_another_platform_is_refused():

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from itertools import product
-from types import SimpleNamespace
 
 import torch
 
@@ -16,7 +15,7 @@ def test_the_kernel_after_the_convolution_is_compiled_for_every_prefill():
     """For any length, and behind any number of decodes: Triton asks what is divisible by 16."""
     sizes = LayerSizes(key_heads=2, value_heads=4, head_dim=64)
     layer = make_layer(StepCudaGatedDeltaNetAttention, sizes, num_spec=0, blocks=1, device=CPU)
-    compiled = set()
+    compiled, chunks = set(), []
 
     def post_conv(x, a, b, A_log, dt_bias):
         tokens = x.shape[0]
@@ -24,11 +23,17 @@ def test_the_kernel_after_the_convolution_is_compiled_for_every_prefill():
         assert a.data_ptr() % 16 == b.data_ptr() % 16
         length = "1" if tokens == 1 else "16 n" if tokens % 16 == 0 else "other"
         compiled.add((length, a.data_ptr() % 16 == 0))
-        return x, x, x, a, b
+        return x, x, a, b
 
     layer.post_conv = post_conv
-    layer.chunk_rule = SimpleNamespace(run=lambda *_: None)
+    layer.chunk_rule = lambda *arguments: chunks.append(arguments[-1])
     layer.get_state_shape = lambda: (None, (4, 64, 64))
     layer.get_state_dtype = lambda: (None, torch.float32)
     layer._warm_up(torch.empty(1, sizes.conv_dim, dtype=torch.bfloat16))
     assert compiled == set(product(("1", "16 n", "other"), (True, False)))
+    assert [chunk.cu_seqlens.tolist() for chunk in chunks] == [[0, 64]] * 2
+    for chunk in chunks:
+        assert chunk.chunk_indices_chunk64.tolist() == [[0, 0]]
+        assert chunk.chunk_offsets_chunk64.tolist() == [0, 1]
+        for table in (chunk.cu_seqlens, chunk.chunk_indices_chunk64, chunk.chunk_offsets_chunk64):
+            assert table.data_ptr() % 16 == 0

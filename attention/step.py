@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One scheduler step: opened by the runner, planned once, in one slot, for all KV cache groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+from ascend_gdn.attention.batch_split import BatchSplit
+from ascend_gdn.attention.chunk_plan import NO_ROWS, TableRows, fill_conv_tables, fill_offsets
+from ascend_gdn.attention.context_parallel import ContextParallelSplit, fill_context_parallel
+from ascend_gdn.attention.errors import GDNContractError
+from ascend_gdn.attention.metadata import GDNChunkedPrefillMetadata
+from ascend_gdn.attention.pool import Slot, StepBufferPool
+from ascend_gdn.attention.stats import GDNStats
+from ascend_gdn.attention.step_inputs import StepInputs
+from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
+from ascend_gdn.attention.table_fill import make_table_fill
+from ascend_gdn.attention.table_layout import TableLayout
+
+
+class GDNStep:
+    """What the builders of one step share. The first of them splits the batch and plans it."""
+
+    slot: Slot
+    """Where the tables are; set by ``plan``, as what follows."""
+    generation: int
+    """The slot's, when they were written."""
+    chunk: GDNChunkedPrefillMetadata | None = None
+    """None if the slot is of steps without prefills."""
+    conv_rows = 0
+    """Programs of the convolution."""
+    planned = False
+
+    def __init__(self, steps: GDNSteps, inputs: StepInputs, idle: bool) -> None:
+        self.inputs = inputs
+        self.idle = idle
+        """A dummy batch: it has a shape, but no request of its own."""
+        self.split: BatchSplit | None = None
+        self.shared: StepGDNAttentionMetadata | None = None
+        """What the builders of all groups hand out copies of; set with the plan."""
+        self.stats = GDNStats() if idle else steps.stats  # a dummy batch is no step to count
+        self._steps = steps
+
+    def __enter__(self) -> GDNStep:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._steps.current = None
+
+    def plan(
+        self,
+        split: BatchSplit,
+        query_start_loc: np.ndarray,
+        chunk_cls: type[GDNChunkedPrefillMetadata],
+    ) -> None:
+        """Fill one slot with every table of the step and send it: once a step, for all groups.
+
+        Args:
+            split: Of the step's batch.
+            query_start_loc: [R + 1] int32, of the runner's batch.
+            chunk_cls: The platform's.
+
+        Raises:
+            GDNContractError: The step is larger than the pools were made for.
+        """
+        steps = self._steps
+        steps.check_capacity(split)
+        fixed = steps.decode_pool if split.num_prefills == 0 else None
+        pool = steps.pool if fixed is None else fixed
+        self.slot = slot = pool.acquire()
+        self.generation = slot.generation
+        first_sent = 0
+        if split.num_prefills > 0:
+            lengths = split.non_spec.lengths[split.num_decodes :]
+            rows = steps.fill.write(slot.host, slot.host_tables, slot.layout, lengths)
+            first_sent = steps.fill.first_sent
+        else:
+            slot.host[: slot.layout.num_fixed] = slot.layout.padding
+            rows = NO_ROWS
+        if len(split.non_spec):
+            self._fill_non_spec(split)
+        if split.spec is not None:
+            self._fill_spec(split, query_start_loc)
+        if isinstance(split, ContextParallelSplit):
+            self._fill_context_parallel(split)
+        pool.publish(slot, self._used_elements(split), first_sent)
+        if first_sent:
+            self.stats.table_kernels += steps.fill.launch(slot.device_buffer, split.num_prefills)
+        if fixed is None:
+            self.chunk = chunk_cls(**self._chunk_tables(split.num_prefills, rows))
+            self.stats.plans_built += 1
+            self.stats.prefill_steps += split.num_prefills > 0
+        self.planned = True
+
+    def _fill_non_spec(self, split: BatchSplit) -> None:
+        """Write where the tokens of decodes and prefills start, and where their states are."""
+        tables, layout = self.slot.host_tables, self.slot.layout
+        requests, decodes, seqs = split.non_spec, split.num_decodes, len(split.non_spec)
+        fill_offsets(tables["query_start_loc"], requests.lengths)
+        state_indices, prefill_indices = tables["state_indices"], tables["prefill_state_indices"]
+        for group, blocks in enumerate(self.inputs.first_blocks(requests.rows)):
+            state_indices[group, :seqs] = blocks
+            if layout.has_prefills:
+                prefill_indices[group, : split.num_prefills] = blocks[decodes:]
+        if layout.has_prefills:
+            tables["has_initial_state"][:seqs] = requests.context_lens  # as bool: whether any
+        if layout.conv_block:
+            self.conv_rows = fill_conv_tables(tables, layout, requests.lengths)
+
+    def _fill_spec(self, split: BatchSplit, query_start_loc: np.ndarray) -> None:
+        """Write where the tokens of speculative requests are, what these kept, and where it is."""
+        spec, mask, inputs = split.spec, split.spec_mask, self.inputs
+        tables, arange = self.slot.host_tables, self.slot.layout.arange
+        assert spec is not None and mask is not None and inputs.num_accepted_tokens is not None
+        count, width = len(spec), tables["spec_state_indices"].shape[-1]
+        fill_offsets(tables["spec_query_start_loc"], spec.lengths)
+        lengths = tables["spec_actual_seq_lengths"]  # the start is 0, as is padding
+        lengths[1 : count + 1] = spec.lengths
+        tables["num_accepted_tokens"][:count] = inputs.num_accepted_tokens[spec.rows]
+        for group in range(len(inputs.block_tables)):
+            blocks = inputs.spec_blocks(group, spec.rows, width)
+            tables["spec_state_indices"][group, :count] = blocks
+        # Beside prefills over the runner's rows, else over the speculative requests.
+        tables["spec_sequence_masks"][:count] = True
+        if split.num_prefills > 0:
+            tables["spec_sequence_masks"][: len(mask)] = mask
+        token_indx, others = tables["token_indx"], split.num_prefill_tokens
+        if split.spec_first:
+            token_indx[:others] = arange[split.num_spec_tokens : split.num_tokens]
+            token_indx[others : split.num_tokens] = arange[: split.num_spec_tokens]
+            return
+        token_is_spec = mask.repeat(query_start_loc[1:] - query_start_loc[:-1])
+        token_indx[:others] = (~token_is_spec).nonzero()[0]
+        token_indx[others : len(token_is_spec)] = token_is_spec.nonzero()[0]
+
+    def _fill_context_parallel(self, split: ContextParallelSplit) -> None:
+        tables = self.slot.host_tables
+        # The layer puts what comes before a rank's part where the convolution finds it.
+        tables["has_initial_state"][: len(split.non_spec)] = True
+        blocks = self.inputs.first_blocks(split.prefills.rows)
+        fill_context_parallel(tables["context_parallel"], self.slot.layout, split, blocks)
+
+    def _used_elements(self, split: BatchSplit) -> int:
+        """How far the step fills its slot, and sends it."""
+        layout = self.slot.layout
+        if split.spec is not None:
+            return layout.places["token_indx"].start + split.num_tokens
+        if self.conv_rows:
+            return layout.places["token_chunk_offset_ptr"].start + self.conv_rows
+        return layout.num_fixed
+
+    def _chunk_tables(self, seqs: int, rows: TableRows) -> dict[str, Any]:
+        """The contract's tables of ``seqs`` prefills, by name."""
+        slot, tables, host = self.slot, self.slot.device_tables, self.slot.host_tables
+        return {
+            "cu_seqlens": slot.rows("cu_seqlens", seqs + 1),
+            "chunk_indices_chunk64": tables["chunk_indices_chunk64"][: rows.chunk64],
+            "chunk_offsets_chunk64": slot.rows("chunk_offsets_chunk64", seqs + 1),
+            "update_chunk_offsets_chunk64": slot.rows("update_chunk_offsets_chunk64", seqs + 1),
+            "final_chunk_indices_chunk64": slot.rows("final_chunk_indices_chunk64", seqs),
+            "chunk_indices_large_block": tables["chunk_indices_large_block"][: rows.large_block],
+            "block_indices_cumsum": tables["block_indices_cumsum"][: rows.cumsum],
+            "cu_seqlens_cpu": host["cu_seqlens"][: seqs + 1],
+            "chunk_indices_chunk64_cpu": host["chunk_indices_chunk64"][: rows.chunk64],
+        }
+
+
+class GDNSteps:
+    """The runner's steps: at most one open at a time, closed whatever happens inside.
+
+    Args:
+        layout: Of the steps with prefills.
+        device: The model's.
+        inputs: Asked once a step, with whether it is idle: vLLM may replace its buffers after the
+            builders are made.
+        stats: What is counted.
+        table_fill: Who is asked to fill the chunk tables, of ``TABLE_FILLS``.
+        decode_rows: Most requests and tokens of a step without prefills, as graphs pad it, which
+            then has a buffer of its own at fixed addresses; 0 where such steps are not planned.
+    """
+
+    def __init__(
+        self,
+        layout: TableLayout,
+        device: torch.device,
+        inputs: Callable[[bool], StepInputs],
+        stats: GDNStats,
+        table_fill: str = "host",
+        decode_rows: int = 0,
+    ) -> None:
+        self.current: GDNStep | None = None
+        self.stats = stats
+        self.pool = StepBufferPool(layout, device, stats)
+        self.decode_pool = None
+        if decode_rows:
+            decodes = layout.without_prefills(decode_rows)
+            self.decode_pool = StepBufferPool(decodes, device, stats, fixed=True)
+        self.fill = make_table_fill(table_fill, layout, device)
+        self._inputs = inputs
+        self._idle = False
+
+    def open(self) -> GDNStep:
+        """Open a step, for a ``with`` around the build of all groups' metadata."""
+        if self.current is not None:
+            raise GDNContractError(
+                layer="GDNSteps",
+                field="open",
+                found="a step that is already open",
+                expected="one step at a time",
+                cause="_build_attention_metadata was entered from within itself",
+            )
+        step = self.current = GDNStep(self, self._inputs(self._idle), self._idle)
+        self.stats.steps += not self._idle
+        return step
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Steps opened inside are dummy batches: warm-up, capture, idle data-parallel ranks."""
+        self._idle = True
+        try:
+            yield
+        finally:
+            self._idle = False
+
+    def check_capacity(self, split: BatchSplit) -> None:
+        """Raise :class:`GDNContractError` if the step is larger than the pools were made for."""
+        layout, spec, tokens = self.pool.layout, split.spec, split.num_tokens
+        seqs = len(split.non_spec) + (0 if spec is None else len(spec))
+        if seqs > layout.max_seqs or tokens > layout.max_tokens:
+            raise GDNContractError(
+                layer="StepBufferPool",
+                field="capacity",
+                found=f"a step of {seqs} sequences and {tokens} tokens",
+                expected=f"at most {layout.max_seqs} sequences and {layout.max_tokens} tokens",
+                cause="the scheduler exceeds the configuration that the pool was sized from; raise "
+                "--max-num-seqs or --max-num-batched-tokens",
+            )
+
+    def close(self) -> None:
+        """Let go of all buffers; every later step raises."""
+        self.pool.close()
+        if self.decode_pool is not None:
+            self.decode_pool.close()

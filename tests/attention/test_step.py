@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A step whose chunk tables the device makes, with a stand-in for the kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from ascend_gdn.attention.chunk_plan import fill_chunk_tables, fill_cu_seqlens
+from ascend_gdn.attention.stats import GDNStats
+from ascend_gdn.attention.step import GDNSteps
+from ascend_gdn.attention.table_fill import HostFill
+from ascend_gdn.attention.table_layout import TableLayout
+from workloads import DECODE_WORKLOADS, WORKLOADS, Batch, Ours, OursOnCuda, Workload
+
+from ..attention.reference import reference_tables
+
+LAYOUT = TableLayout(max_seqs=16, max_tokens=8192, num_groups=3, cumsum_block=128, num_spec=3)
+CPU = torch.device("cpu")
+POISON = -77
+MIXED = Workload(
+    "decode, speculative, prefills",
+    [1, 4, 4, 70, 1300],
+    [9, 700, 700, 0, 0],
+    [-1, 3, 3, -1, -1],
+)
+
+
+class FakeDeviceFill:
+    """As ``TritonFill``; the kernel's part is done from what has arrived on the device."""
+
+    first_sent = LAYOUT.num_chunk_tables
+
+    def __init__(self) -> None:
+        self.launched: list[int] = []
+
+    def write(self, buffer, tables, layout, lengths):
+        return fill_cu_seqlens(buffer, tables, layout, lengths)
+
+    def launch(self, buffer, num_seqs):
+        self.launched.append(num_seqs)
+        lengths = LAYOUT.views(buffer)["cu_seqlens"][: num_seqs + 1].diff().numpy()
+        made = np.zeros(LAYOUT.num_elements, dtype=np.int32)
+        tables = LAYOUT.host_views(torch.from_numpy(made))
+        fill_chunk_tables(made, tables, LAYOUT, lengths)
+        buffer[: self.first_sent] = torch.from_numpy(made)[: self.first_sent]
+        return 1
+
+
+def prefill_step(mocker, workload: Workload, fill):
+    """Build one step on slots with a device side; return the pool's slot, metadata, stats."""
+    side, stats = Ours(workload), GDNStats()
+    side.steps = GDNSteps(LAYOUT, CPU, side._inputs, stats)
+    side.steps.fill = fill
+    slot = side.steps.pool._slots[0]
+    slot.lay_over(torch.full_like(slot.host_buffer, -1))
+    slot.copied = mocker.Mock()
+    for group, builder in enumerate(side.builders):
+        builder.bind(side.steps, group)
+    return slot, side.step(Batch(workload).common_metadata()), stats
+
+
+@pytest.mark.parametrize(
+    ("workload", "lengths"),
+    [
+        (Workload("prompts", [70, 1300], [0, 0]), [70, 1300]),
+        (MIXED, [1, 70, 1300]),  # beside speculative requests a decode passes for a prefill
+    ],
+)
+def test_a_step_is_the_same_whoever_fills_its_tables(mocker, workload, lengths):
+    fill = FakeDeviceFill()
+    by_host, _, host_stats = prefill_step(mocker, workload, HostFill())
+    slot, metadata, stats = prefill_step(mocker, workload, fill)
+    for name, place in LAYOUT.places.items():
+        assert slot.device_buffer[place].equal(by_host.device_buffer[place]), name
+    chunk = metadata[0].non_spec_prefill_fallback_meta.chunk
+    expected = reference_tables(lengths, LAYOUT.cumsum_block)
+    for name, values in expected.items():
+        assert getattr(chunk, name).tolist() == values, name
+    indices = expected["chunk_indices_chunk64"]
+    assert chunk.cu_seqlens_host == tuple(expected["cu_seqlens"])
+    assert chunk.chunk_indices_chunk64_host == tuple(np.ravel(indices).tolist())
+    # One copy, short of what the kernel makes, then one launch for all groups.
+    slot.copied.record.assert_called_once_with()
+    assert fill.launched == [len(lengths)]
+    assert (stats.table_kernels, host_stats.table_kernels) == (1, 0)
+    assert host_stats.bytes_copied - stats.bytes_copied == 4 * LAYOUT.num_chunk_tables
+    rest = slice(2 * len(indices), LAYOUT.num_chunk_tables)
+    assert (slot.host[rest] == -(2**31)).all()
+
+
+SENT = (
+    *WORKLOADS,
+    *DECODE_WORKLOADS,
+    MIXED,
+    Workload("drafts cut", [4, 2, 1, 70], [9, 8, 5, 64], [3, 1, 0, -1], [2, 4, 3, 1]),
+)
+
+
+@pytest.mark.parametrize("make", [Ours, OursOnCuda])
+@pytest.mark.parametrize("workload", SENT, ids=lambda workload: workload.name)
+def test_all_that_is_written_is_sent(mocker, workload, make):
+    side = make(workload)
+    pools = side.steps.pool, side.steps.decode_pool
+    sent = [mocker.spy(pool, "publish") for pool in pools]
+    for pool in pools:
+        for slot in pool._slots:
+            slot.host[:] = POISON
+    side.step(side.batch.common_metadata())
+    (publish,) = (spy for spy in sent if spy.call_count)
+    slot, num_elements = publish.call_args.args[:2]
+    assert np.flatnonzero(slot.host != POISON).max() < num_elements
