@@ -54,20 +54,21 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         Raises:
             GDNContractError: outside an open step, or beyond the pool's capacity.
         """
-        started = perf_counter_ns()
         step, common = self._open_step(), common_attn_metadata
+        if step.only_decodes:  # and planned
+            return self._decode_metadata(step, common)
+        started = perf_counter_ns()
         split = self._split(step, common, num_decode_draft_tokens_cpu)
-        first = not step.planned
-        if first:
+        shared, reused = step.shared, step.shared is not None
+        if shared is None:
             step.plan(split, common.query_start_loc_cpu.numpy(), self.chunk_cls)
-        if step.chunk is None and split.spec is None:
-            return self._decode_metadata(step, split, common)
-        if step.shared is None:
-            step.shared = self._shared_metadata(step, split, common)
-        metadata = copy(step.shared)
+            if step.only_decodes:
+                return self._decode_metadata(step, common)
+            shared = step.shared = self._shared_metadata(step, split, common)
+        metadata = copy(shared)
         self._add_group(metadata, step, split)
         if step.chunk is not None:
-            step.stats.plans_reused += not first
+            step.stats.plans_reused += reused
             step.stats.host_ns += perf_counter_ns() - started
         return metadata
 
@@ -135,27 +136,27 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
             step.idle,
         )
 
-    def _num_rows(self, count: int, step: GDNStep, common: CommonAttentionMetadata) -> int:
-        """Rows of a step's tables for ``count`` requests without prefills: more for full graphs,
-        which expect one for each token that the runner padded the step by."""
-        if self.use_full_cuda_graph and common.num_reqs <= self.decode_cudagraph_max_bs:
-            return min(common.num_actual_tokens, step.slot.layout.max_seqs)
-        return count
+    def _is_padded(self, common: CommonAttentionMetadata) -> bool:
+        """Whether a full graph may run the step, if it has no prefills: it expects a row of each
+        table for every token that the runner padded the step to."""
+        padded: bool = self.use_full_cuda_graph and common.num_reqs <= self.decode_cudagraph_max_bs
+        return padded
 
     def _decode_metadata(
-        self, step: GDNStep, split: BatchSplit, common: CommonAttentionMetadata
+        self, step: GDNStep, common: CommonAttentionMetadata
     ) -> StepGDNAttentionMetadata:
         """Of a step that has nothing but decodes."""
-        count, tokens = split.num_decodes, common.num_actual_tokens
-        rows = self._num_rows(count, step, common)
+        split, slot, tokens = step.split, step.slot, common.num_actual_tokens
+        assert split is not None  # planned
+        key = (split.num_tokens, tokens, self._is_padded(common))
         # Its tensors are at fixed addresses: what was made for as many requests still fits.
-        key = (count, tokens, rows)
         metadata = self._decodes.get(key)
         if metadata is None:
             metadata = self._decodes[key] = self._counted(split, tokens)
-            metadata.non_spec_query_start_loc = step.slot.rows("query_start_loc", rows + 1)
-            state_indices = step.slot.group_rows("state_indices", rows)[self._group]
-            metadata.non_spec_state_indices_tensor = state_indices
+            rows = min(tokens, slot.layout.max_seqs) if key[2] else split.num_decodes
+            metadata.non_spec_query_start_loc = slot.rows("query_start_loc", rows + 1)
+            indices = slot.group_rows("state_indices", rows)[self._group]
+            metadata.non_spec_state_indices_tensor = indices
         return metadata
 
     def _counted(self, split: BatchSplit, num_actual_tokens: int) -> StepGDNAttentionMetadata:
@@ -185,7 +186,9 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         if split.spec is not None and split.spec_mask is not None:
             rows, masks = len(split.spec), len(split.spec_mask)
             if chunk is None:
-                rows = masks = self._num_rows(rows, step, common)
+                masks = rows
+                if self._is_padded(common):
+                    rows = masks = min(common.num_actual_tokens, slot.layout.max_seqs)
             others, tokens = split.num_prefill_tokens, split.num_tokens
             token_indx = slot.device_tables["token_indx"]
             metadata.spec_first = split.spec_first

@@ -34,7 +34,8 @@ class GDNStep:
     """None if the slot is of steps without prefills."""
     conv_rows = 0
     """Programs of the convolution."""
-    planned = False
+    only_decodes = False
+    """Planned, and nothing else is in it, in a slot of steps without prefills."""
 
     def __init__(self, steps: GDNSteps, inputs: StepInputs, idle: bool) -> None:
         self.inputs = inputs
@@ -95,7 +96,8 @@ class GDNStep:
             self.chunk = chunk_cls(**self._chunk_tables(split.num_prefills, rows))
             self.stats.plans_built += 1
             self.stats.prefill_steps += split.num_prefills > 0
-        self.planned = True
+        else:
+            self.only_decodes = split.spec is None
 
     def _fill_non_spec(self, split: BatchSplit) -> None:
         """Write where the tokens of decodes and prefills start, and where their states are."""
