@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Leaving states behind for the prefix cache, after a step that verified drafts: a Triton kernel.
 
-``copy_after_step`` of :mod:`ascend_gdn.runner.cpu_align` is the same rule, on the host. On the
-device nobody waits for how many tokens a request kept.
+``copy_after_step`` of :mod:`ascend_gdn.runner.upstream.cpu_align` is the same rule, on the host.
+On the device nobody waits for how many tokens a request kept.
 
 This module needs Triton and no vLLM: it runs where Triton can, tests run it in Triton's
 interpreter, and ``make lowering`` lowers it for Ascend.

@@ -6,8 +6,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ascend_gdn.runner.ascend_compat import check_ascend_version
-from ascend_gdn.runner.compat import check_version
+from ascend_gdn.runner.checks.npu_seams import check_ascend_version
+from ascend_gdn.runner.checks.seams import check_version
 
 if TYPE_CHECKING:
     from ascend_gdn.runner.cpu import CPUWorker

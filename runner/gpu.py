@@ -5,19 +5,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from vllm.config import CUDAGraphMode
 from vllm.platforms import current_platform
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
-from ascend_gdn.runner.additional_options import additional_option
-from ascend_gdn.runner.compat import check_seams
-from ascend_gdn.runner.gpu_compat import gpu_seams
-from ascend_gdn.runner.gpu_prefill_backend import settle_prefill_backend
+from ascend_gdn.runner.checks.gpu_prefill_backend import settle_prefill_backend
+from ascend_gdn.runner.checks.gpu_refusals import refuse_unsupported_on_gpu
+from ascend_gdn.runner.checks.gpu_seams import gpu_seams
+from ascend_gdn.runner.checks.refusals import has_gdn_layers
+from ascend_gdn.runner.checks.seams import check_seams
 from ascend_gdn.runner.model_runner import WARM_UP_TOKENS, StepModelRunnerMixin
 from ascend_gdn.runner.upstream.ordered_state_copies import OrderedStateCopiesMixin
-from ascend_gdn.runner.validation import has_gdn_layers, raise_if_refused
 from ascend_gdn.runner.worker import StepWorkerMixin, check_platform
 
 if TYPE_CHECKING:
@@ -64,33 +63,3 @@ class GPUWorker(StepWorkerMixin, Worker):
 
     def make_model_runner(self) -> StepGPUModelRunner:
         return StepGPUModelRunner(self.vllm_config, self.device)
-
-
-def refuse_unsupported_on_gpu(vllm_config: VllmConfig) -> None:
-    """Raise ``ValueError`` naming what this worker does not support on CUDA."""
-    backend = additional_option(vllm_config, "gdn_prefill_backend")
-    context_parallel = vllm_config.parallel_config.prefill_context_parallel_size
-    raise_if_refused(
-        [
-            (
-                # chunk_gated_delta_rule in model_executor/layers/fla/ops/chunk.py (0.23.0).
-                vllm_config.model_config.dtype == torch.float32,
-                "got dtype float32, expected bfloat16 or float16: vLLM's GDN kernels for CUDA take "
-                "no other; pass --dtype bfloat16",
-            ),
-            (
-                # It makes tables of its own on the device (prepare_metadata_cutedsl in
-                # model_executor/layers/mamba/ops/gdn_chunk_cutedsl, 0.23.0).
-                backend == "cutedsl",
-                "got gdn_prefill_backend='cutedsl', expected 'triton' or 'flashinfer'; pass "
-                "--gdn-prefill-backend triton",
-            ),
-            (
-                # check_attention_cp_compatibility in v1/worker/cp_utils.py (0.23.0) says so once
-                # the model is loaded and profiled.
-                context_parallel > 1,
-                f"got --prefill-context-parallel-size {context_parallel}, expected 1: none of "
-                "vLLM's attention backends for CUDA has it; leave it out",
-            ),
-        ]
-    )

@@ -14,17 +14,15 @@ from ascend_gdn.attention.stats import GDNStats
 from ascend_gdn.attention.step import GDNSteps
 from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
-from ascend_gdn.runner.additional_options import table_fill_option
-from ascend_gdn.runner.left_out import LeftOutRequests
+from ascend_gdn.runner.checks.additional_options import table_fill_option
 from ascend_gdn.runner.upstream.allowed_tokens import write_allowed_tokens
+from ascend_gdn.runner.upstream.decode_graphs import PrefillsNeedNoGraphMixin
+from ascend_gdn.runner.upstream.left_out_requests import LeftOutRequestsMixin
 from ascend_gdn.runner.upstream.unknown_prompt_tokens import replace_unknown_prompt_tokens
 from ascend_gdn.runner.upstream.unknown_stop_tokens import forget_unknown_stop_tokens
 
 if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner as Base
-else:
-    Base = object
 
 WARM_UP_TOKENS = 64
 """Of a dummy batch with a prefill; half of them are more than what verifies drafts."""
@@ -32,7 +30,7 @@ WARM_UP_TOKENS = 64
 logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
 
 
-class StepModelRunnerMixin(Base):
+class StepModelRunnerMixin(LeftOutRequestsMixin, PrefillsNeedNoGraphMixin):
     """Owns the step and its buffer pools. Put it before a vLLM model runner in the bases.
 
     The pools are made when vLLM has made the metadata builders (vLLM 0.23.0:
@@ -43,8 +41,6 @@ class StepModelRunnerMixin(Base):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.gdn_stats = GDNStats()
         self.gdn_steps: GDNSteps | None = None
-        self.left_out = LeftOutRequests()
-        self.num_drafting = 0
         super().__init__(*args, **kwargs)
 
     def initialize_metadata_builders(self, *args: Any, **kwargs: Any) -> None:
@@ -66,82 +62,15 @@ class StepModelRunnerMixin(Base):
     def warm_up_prefill(self) -> None:
         """Run a prefill once, with the KV cache in place, where the first would compile kernels."""
 
-    def _determine_batch_execution_and_padding(
-        self,
-        num_tokens: int,
-        num_reqs: int,
-        num_scheduled_tokens_np: np.ndarray,
-        *args: Any,
-        force_uniform_decode: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """vLLM's, without a decode graph for a batch in which some request prefills.
-
-        vLLM takes any batch of equally many tokens a request for decodes: prompts of one token, or
-        a last chunk of num_spec + 1, also of a request that was preempted and is computed again. A
-        decode graph has no prefill: their states would not move.
-        """
-        batch = self.input_batch
-        computed = batch.num_computed_tokens_cpu[:num_reqs]
-        prefills = np.count_nonzero(computed < batch.num_prompt_tokens[:num_reqs])
-        # With several tokens each, all that decode verify drafts.
-        prefills |= num_scheduled_tokens_np[0] > 1 and self.num_drafting < num_reqs
-        if force_uniform_decode is None and prefills:
-            force_uniform_decode = False
-        return super()._determine_batch_execution_and_padding(
-            num_tokens,
-            num_reqs,
-            num_scheduled_tokens_np,
-            *args,
-            force_uniform_decode=force_uniform_decode,
-            **kwargs,
-        )
-
     def _update_states(self, scheduler_output: SchedulerOutput) -> Any:
         batch, new = self.input_batch, scheduler_output.scheduled_new_reqs
         forget_unknown_stop_tokens(new, batch.vocab_size)
         replace_unknown_prompt_tokens(new, batch.vocab_size)
         last = batch.sampling_metadata
-        corrections = self._update_states_of_all(scheduler_output)
+        corrections = super()._update_states(scheduler_output)
         if batch.sampling_metadata is not last:
             write_allowed_tokens(batch, self.requests)
         return corrections
-
-    def _update_states_of_all(self, scheduler_output: SchedulerOutput) -> Any:
-        """vLLM's, without forgetting what a request kept of its last step if it sits one out."""
-        if self.speculative_config is None:
-            return super()._update_states(scheduler_output)
-        self.num_drafting = len(scheduler_output.scheduled_spec_decode_tokens)
-        batch = self.input_batch
-        last = self.left_out.update(scheduler_output, batch.req_ids, self.last_accepted_counts)
-        kept = None if last is None else last.copy()
-        corrections = super()._update_states(scheduler_output)
-        if not self.use_async_scheduling:
-            self.left_out.restore(batch.num_accepted_tokens_cpu, batch.req_id_to_index)
-            return corrections
-        if last is not None and kept is not None and batch.prev_req_id_to_index:
-            # If some row of the last step is left, _prepare_inputs looks the counts up by the rows
-            # of then, and expects them to arrive there; vLLM has just moved them with their rows.
-            last[:] = kept
-        self.left_out.replace_draft_placeholders(batch)
-        return corrections
-
-    def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
-        prepared = super()._prepare_inputs(*args, **kwargs)
-        if self.use_async_scheduling and self.left_out.returned:
-            # Only here has vLLM moved the counts to the rows of this step (0.23.0); one that was
-            # not in the last step it gives a 1. preprocess_mamba comes later.
-            rows = self.input_batch.req_id_to_index
-            self.left_out.restore(self.input_batch.num_accepted_tokens_cpu, rows)
-            self.left_out.restore(self.num_accepted_tokens.np, rows)
-            self.num_accepted_tokens.copy_to_gpu()
-        return prepared
-
-    def last_accepted_counts(self) -> np.ndarray:
-        """What each row of the last step kept, int, on the host; waits for that step."""
-        self.num_accepted_tokens_event.synchronize()
-        counts: np.ndarray = self.input_batch.num_accepted_tokens_cpu
-        return counts
 
     def bind_gdn_builders(self) -> None:
         """Make the pools and connect every GDN builder to the steps; leave others alone."""

@@ -11,10 +11,10 @@ from vllm.model_executor.custom_op import CustomOp, PluggableLayer, op_registry_
 from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 from vllm.platforms import current_platform
 
-from ascend_gdn.runner.additional_options import unread_options
-from ascend_gdn.runner.compat import check_seams, check_version, vllm_seams
+from ascend_gdn.runner.checks.additional_options import unread_options
+from ascend_gdn.runner.checks.refusals import has_gdn_layers, refuse_unaligned, refuse_unsupported
+from ascend_gdn.runner.checks.seams import check_seams, check_version, vllm_seams
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
-from ascend_gdn.runner.validation import has_gdn_layers, refuse_unaligned, refuse_unsupported
 
 if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheSpec

@@ -95,10 +95,63 @@ def test_the_kernels_compute_no_table():
             assert not re.search(r"\bprepare_(chunk|update|final|lens)", path.read_text()), path
 
 
-def test_arrows_go_one_way():
-    for path in SOURCES:
-        if path.parent.name in ("fla", "attention"):
-            assert not re.search(r"(import|from) ascend_gdn\.runner", path.read_text()), path
+LAYERS = ("attention", "fla", "runner")
+"""From the bottom: a file imports of its own layer or of those before it."""
+
+
+def own_imports(path: Path) -> set[Path]:
+    """The files of ours that ``path`` imports, whether now, later or for types alone."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "ascend_gdn":
+                found.add(ROOT.joinpath(*parts[1:]).with_suffix(".py"))
+    return found & set(SOURCES)
+
+
+def layer(path: Path) -> int:
+    return LAYERS.index(path.relative_to(ROOT).parts[0])
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_arrows_go_one_way(path: Path):
+    back = [each for each in own_imports(path) if layer(each) > layer(path)]
+    assert back == []
+
+
+def circles(imports: dict[Path, set[Path]]) -> set[Path]:
+    """Files that import themselves, by way of others or not."""
+    left = dict(imports)
+    while True:
+        ends = {path for path, found in left.items() if not found & left.keys()}
+        if not ends:
+            return set(left)
+        left = {path: found for path, found in left.items() if path not in ends}
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    imports = {path: own_imports(path) for path in SOURCES}
+    assert sum(map(len, imports.values())) > len(SOURCES)  # they are found
+    assert circles(imports) == set()
+
+
+def test_the_circle_check_can_fail():
+    a, b, c = (Path(name) for name in "abc")
+    assert circles({a: {b}, b: {c}, c: set()}) == set()
+    assert circles({a: {b}, b: {a}, c: set()}) == {a, b}
+
+
+def test_no_file_is_long():
+    long = {
+        str(path): lines for path in SOURCES if (lines := len(path.read_text().splitlines())) > 250
+    }
+    assert long == {}
 
 
 def test_no_silent_defaults_on_upstream_objects():

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import vllm_ascend
 
-from ascend_gdn.runner.additional_options import refused_options
+from ascend_gdn.runner.checks.additional_options import refused_options
 
 
 def test_no_option_of_vllm_ascend_is_refused():

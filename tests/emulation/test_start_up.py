@@ -10,10 +10,13 @@ import pytest
 from vllm_ascend.worker.model_runner_v1 import NPUModelRunner
 
 import ascend_gdn.runner
-from ascend_gdn.runner import ascend_compat
-from ascend_gdn.runner.ascend_compat import ascend_seams, check_ascend_version
-from ascend_gdn.runner.ascend_validation import refuse_unsupported_on_ascend, repair_all2all_backend
-from ascend_gdn.runner.compat import IncompatibleStackError, Seam, check_seams
+from ascend_gdn.runner.checks import npu_seams
+from ascend_gdn.runner.checks.npu_refusals import (
+    refuse_unsupported_on_ascend,
+    repair_all2all_backend,
+)
+from ascend_gdn.runner.checks.npu_seams import ascend_seams, check_ascend_version
+from ascend_gdn.runner.checks.seams import IncompatibleStackError, Seam, check_seams
 from ascend_gdn.runner.npu import StepNPUModelRunner
 
 
@@ -45,7 +48,7 @@ def test_another_version_is_refused(version):
 
 
 def test_another_version_is_named_before_anything_of_it_is_imported(mocker):
-    mocker.patch.object(ascend_compat, "installed_version", return_value="0.24.0")
+    mocker.patch.object(npu_seams, "installed_version", return_value="0.24.0")
     with pytest.raises(IncompatibleStackError, match=r"got vllm-ascend 0\.24\.0"):
         _ = ascend_gdn.runner.NPUWorker
 

@@ -31,8 +31,8 @@ from vllm.v1.utils import CpuGpuBuffer
 from vllm.v1.worker.mamba_utils import preprocess_mamba
 
 from ascend_gdn.runner.cpu import StepCPUModelRunner
-from ascend_gdn.runner.cpu_align import AlignedStates
-from ascend_gdn.runner.left_out import LeftOutRequests
+from ascend_gdn.runner.upstream.cpu_align import AlignedStates
+from ascend_gdn.runner.upstream.left_out_requests import LeftOutRequests
 
 WINDOW = 3
 GROUPS = {"first": 0, "second": 0, "third": 2}

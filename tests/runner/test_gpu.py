@@ -13,7 +13,7 @@ from ascend_gdn.runner.gpu import StepGPUModelRunner, refuse_unsupported_on_gpu
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from ascend_gdn.runner.worker import StepWorkerMixin
 
-from .test_validation import config
+from .checks.test_refusals import config
 
 
 def test_it_is_layered_over_vllms_worker_and_runner():

@@ -13,7 +13,7 @@ from ascend_gdn.runner import worker as module
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from ascend_gdn.runner.worker import StepWorkerMixin, check_platform, register_out_of_tree
 
-from .test_validation import config
+from .checks.test_refusals import config
 
 NAME = "QwenGatedDeltaNetAttention"
 

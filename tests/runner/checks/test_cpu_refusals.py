@@ -7,9 +7,9 @@ import pytest
 from vllm.config import MultiModalConfig
 
 import ascend_gdn.runner
-from ascend_gdn.runner.cpu_validation import refuse_unsupported_on_cpu
+from ascend_gdn.runner.checks.cpu_refusals import refuse_unsupported_on_cpu
 
-from .test_validation import NO_IMAGES, config
+from .test_refusals import NO_IMAGES, config
 
 
 @pytest.mark.parametrize(

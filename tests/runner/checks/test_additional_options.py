@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import pytest
 
-from ascend_gdn.runner.additional_options import (
+from ascend_gdn.runner.checks.additional_options import (
     additional_option,
     refused_options,
     table_fill_option,
     unread_options,
 )
 
-from .test_validation import config
+from .test_refusals import config
 
 
 @pytest.mark.parametrize(

@@ -11,18 +11,18 @@ import torch
 from vllm.model_executor.layers.mamba.mamba_utils import get_temporal_copy_spec
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from ascend_gdn.runner import cpu_align as module
 from ascend_gdn.runner.align_scheduler import AlignedScheduler
 from ascend_gdn.runner.cpu import StepCPUModelRunner
-from ascend_gdn.runner.cpu_align import (
+from ascend_gdn.runner.upstream import cpu_align as module
+from ascend_gdn.runner.upstream.cpu_align import (
     AlignedStates,
     StateCopy,
     copy_after_step,
     copy_before_step,
 )
 
-from . import simulation
-from .simulation import COPY_FUNCS, Simulation, Sizes
+from .. import simulation
+from ..simulation import COPY_FUNCS, Simulation, Sizes
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from vllm.config import VllmConfig
 
-from ascend_gdn.runner.validation import raise_if_refused, vision_options
+from ascend_gdn.runner.checks.refusals import raise_if_refused, vision_options
 
 
 def refuse_unsupported_on_cpu(vllm_config: VllmConfig) -> None:

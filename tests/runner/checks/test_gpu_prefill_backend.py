@@ -8,11 +8,11 @@ from vllm.model_executor.layers.mamba.gdn import qwen_gdn_linear_attn as upstrea
 from vllm.platforms.interface import DeviceCapability
 
 import ascend_gdn.runner.gpu
-from ascend_gdn.runner import gpu_prefill_backend
-from ascend_gdn.runner.gpu_prefill_backend import settle_prefill_backend
+from ascend_gdn.runner.checks import gpu_prefill_backend
+from ascend_gdn.runner.checks.gpu_prefill_backend import settle_prefill_backend
 from ascend_gdn.runner.worker import StepWorkerMixin
 
-from .test_validation import config
+from .test_refusals import config
 
 A100, ADA, HOPPER, B200, B300, CONSUMER = (8, 0), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0)
 

@@ -8,8 +8,8 @@ from math import gcd
 
 from vllm.config import ModelConfig, MultiModalConfig, VllmConfig
 
-from ascend_gdn.runner.additional_options import refused_options
 from ascend_gdn.runner.align_scheduler import AlignedAsyncScheduler, AlignedScheduler
+from ascend_gdn.runner.checks.additional_options import refused_options
 
 GDN_MODEL_TYPES = frozenset({"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"})
 """Text models whose linear attention is ``QwenGatedDeltaNetAttention`` in vLLM 0.23.0
@@ -61,7 +61,7 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
                 f"got prefix caching with speculative decoding under {scheduler.__name__} and "
                 f"async_scheduling={asynchronous}, expected {aligned.__name__}: vLLM 0.23.0's "
                 "caches states of other tokens than it says (vllm-project/vllm#43559); pass "
-                f"--scheduler-cls {aligned.__module__}.{aligned.__name__}, or "
+                f"--scheduler-cls ascend_gdn.runner.align_scheduler.{aligned.__name__}, or "
                 "--no-enable-prefix-caching",
             ),
             (

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from importlib.metadata import version as installed_version
 
-from ascend_gdn.runner.compat import IncompatibleStackError, Seam
+from ascend_gdn.runner.checks.seams import IncompatibleStackError, Seam
 
 VLLM_ASCEND_VERSIONS = ("0.23.0", "0.23.0.post1")
 

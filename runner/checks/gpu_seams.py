@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from ascend_gdn.runner.compat import Seam
+from ascend_gdn.runner.checks.seams import Seam
 
 
 def gpu_seams() -> tuple[Seam, ...]:

@@ -10,8 +10,8 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from ascend_gdn.runner.align_scheduler import AlignedScheduler
 
-from . import simulation
-from .simulation import Simulation, Sizes, WrongState
+from .. import simulation
+from ..simulation import Simulation, Sizes, WrongState
 
 SIZE = 16
 

@@ -11,7 +11,7 @@ from vllm.config import MultiModalConfig
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from ascend_gdn.runner.align_scheduler import AlignedAsyncScheduler, AlignedScheduler
-from ascend_gdn.runner.validation import (
+from ascend_gdn.runner.checks.refusals import (
     has_gdn_layers,
     refuse_unaligned,
     refuse_unsupported,

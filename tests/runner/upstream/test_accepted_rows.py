@@ -19,8 +19,8 @@ from vllm.v1.worker import gpu_model_runner
 from vllm.v1.worker.gpu_input_batch import InputBatch
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from ascend_gdn.runner.left_out import LeftOutRequests
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
+from ascend_gdn.runner.upstream.left_out_requests import LeftOutRequests
 
 NUM_SPEC, MAX_SEQS, PROMPT = 3, 6, 8
 DRAFTS = [-1] * NUM_SPEC

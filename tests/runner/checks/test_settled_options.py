@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from vllm.engine.arg_utils import EngineArgs
 
-from ascend_gdn.runner.cpu_validation import refuse_unsupported_on_cpu
-from ascend_gdn.runner.validation import refuse_unsupported
+from ascend_gdn.runner.checks.cpu_refusals import refuse_unsupported_on_cpu
+from ascend_gdn.runner.checks.refusals import refuse_unsupported
 from tiny_checkpoint import TinySizes, write_checkpoint
 
 

@@ -11,10 +11,10 @@ import torch
 from vllm.sampling_params import SamplingParams
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
-from ascend_gdn.runner.left_out import LeftOutRequests
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
+from ascend_gdn.runner.upstream.left_out_requests import LeftOutRequests
 
-from . import simulation
+from .. import simulation
 
 POISON = 77
 MAX_SEQS = 4

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ascend_gdn.runner.compat import (
+from ascend_gdn.runner.checks.seams import (
     IncompatibleStackError,
     Seam,
     check_seams,
