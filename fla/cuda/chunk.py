@@ -23,7 +23,8 @@ from ascend_gdn.attention.metadata import GDNChunkedPrefillMetadata
 from ascend_gdn.attention.table_layout import CHUNK_SIZE
 from ascend_gdn.fla.chunk import ChunkGatedDeltaRule
 from ascend_gdn.fla.cuda.chunk_o import ChunkFwdO
-from ascend_gdn.fla.cuda.launch import Grid, TunedKernel, current_stream
+from ascend_gdn.fla.cuda.launch import Grid, current_stream
+from ascend_gdn.fla.cuda.tuned_kernel import TunedKernel
 
 _BLOCK = 64
 """Columns of K or V that ``recompute_w_u_fwd`` takes at a time (wy_fast.py, 0.23.0)."""

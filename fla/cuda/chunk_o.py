@@ -8,7 +8,7 @@ from vllm.model_executor.layers.fla.ops.chunk_o import chunk_fwd_kernel_o
 
 from ascend_gdn.attention.metadata import GDNChunkedPrefillMetadata
 from ascend_gdn.attention.table_layout import CHUNK_SIZE
-from ascend_gdn.fla.cuda.launch import TunedKernel
+from ascend_gdn.fla.cuda.tuned_kernel import TunedKernel
 
 
 class ChunkFwdO:

@@ -10,12 +10,14 @@ which looks the same compiled kernel up: benchmarks/bench_cuda_launch.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from functools import cache
 from typing import Any
 
 import torch
+import triton
+from triton.backends.nvidia.driver import CudaLauncher
 from triton.runtime import driver
-from triton.runtime.autotuner import Autotuner, Config, Heuristics
 from triton.runtime.errors import OutOfResources
 from triton.runtime.jit import JITFunction
 from vllm.logger import init_logger
@@ -28,6 +30,27 @@ Grid = tuple[int, int, int]
 def current_stream(device: torch.device) -> int:
     """The current stream of ``device``, as the launchers take it."""
     return driver.active.get_current_stream(device.index)
+
+
+TRITON_VERSION = "3.6."
+LAUNCHER = ("self", "gridX", "gridY", "gridZ", "stream", "function", "args")
+
+
+@cache
+def has_known_launcher() -> bool:
+    """Whether Triton's launcher of compiled kernels, which is private, is the one we know.
+
+    Says so in the log, once, where it is not: then kernels are launched by Triton's own way.
+    """
+    found = tuple(inspect.signature(CudaLauncher.__call__).parameters)
+    if triton.__version__.startswith(TRITON_VERSION) and found == LAUNCHER:
+        return True
+    logger.warning(
+        "ascend-gdn: got Triton %s with a launcher of %s, expected %sx and %s: kernels are "
+        "launched by Triton's own way, which takes the host some 20 us more each.",
+        triton.__version__, found, TRITON_VERSION, LAUNCHER,
+    )  # fmt: skip
+    return False
 
 
 class KernelDoesNotFitError(RuntimeError):
@@ -64,6 +87,7 @@ class BoundKernel:
         self._constants = constants
         self._compiled: dict[tuple[Any, ...], tuple[Any, ...]] = {}
         self._pointers: list[int] | None = None
+        self._direct = has_known_launcher()
 
     def __call__(self, grid: Grid, stream: int, *args: Any) -> None:
         """Launch.
@@ -76,6 +100,9 @@ class BoundKernel:
         Raises:
             KernelDoesNotFitError: It is compiled for the first time, and does not fit the device.
         """
+        if not self._direct:
+            self._launch_by_triton(grid, args)
+            return
         if self._pointers is None:
             self._classify(args)
         assert self._pointers is not None
@@ -98,10 +125,7 @@ class BoundKernel:
             # the hooks of Triton's own profiler.
             launch(*grid, stream, function, metadata, None, None, None, *values, *rest)
             return
-        try:
-            compiled = self._kernel.run(*args, grid=grid, warmup=False, **self._constants)
-        except OutOfResources as error:
-            raise KernelDoesNotFitError(self._kernel.__name__, error) from error
+        compiled = self._launch_by_triton(grid, args)
         rest = [self._constants[param.name] for param in self._kernel.params[len(args) :]]
         self._compiled[tuple(key)] = (
             compiled.run,
@@ -109,6 +133,12 @@ class BoundKernel:
             compiled.packed_metadata,
             rest,
         )
+
+    def _launch_by_triton(self, grid: Grid, args: tuple[Any, ...]) -> Any:
+        try:
+            return self._kernel.run(*args, grid=grid, warmup=False, **self._constants)
+        except OutOfResources as error:
+            raise KernelDoesNotFitError(self._kernel.__name__, error) from error
 
     def _classify(self, args: tuple[Any, ...]) -> None:
         self._compile_time: list[int] = []
@@ -121,120 +151,3 @@ class BoundKernel:
                 self._pointers.append(i)
             elif isinstance(arg, int) and not param.do_not_specialize:
                 self._integers.append(i)
-
-
-class TunedKernel:
-    """One of vLLM's autotuned kernels, for arguments that always have the same types and constants.
-
-    The first launch is Triton's own, which tunes the kernel or finds it tuned. Those after it reuse
-    what was chosen then. Tuning runs the kernel many times: no argument may be read and written.
-
-    Triton 3.6 leaves out what does not fit the device when it tunes, but tunes once for arguments
-    that it compiles apart (an unaligned address, a missing state), which may take more shared
-    memory. Where the choice does not fit, the next of the tuner's configurations that does is
-    taken, those of the fewest stages first, and the log says so.
-
-    Args:
-        kernel: ``heuristics(autotune(jit(…)))``, as vLLM's FLA operators decorate theirs.
-        constants: Compile-time arguments, but for those that the heuristics or the tuner add.
-    """
-
-    def __init__(self, kernel: Heuristics, **constants: Any) -> None:
-        tuner = kernel.fn
-        if not isinstance(tuner, Autotuner) or not isinstance(tuner.fn, JITFunction):
-            raise TypeError(
-                f"TunedKernel: got {type(kernel).__name__} of {type(tuner).__name__}, expected "
-                "Heuristics of Autotuner of JITFunction: vLLM's kernel is decorated otherwise than "
-                "in 0.23.0"
-            )
-        self._kernel, self._tuner = kernel, tuner
-        self._constants = constants
-        self._configs: list[Config] = []
-        self._bound: dict[tuple[Any, ...], _Variant] = {}
-
-    def __call__(
-        self, grid: Callable[[dict[str, Any]], Grid], stream: int, *args: Any, **decided: Any
-    ) -> None:
-        """Launch.
-
-        Args:
-            grid: The grid, given the compile-time arguments.
-            stream: The current stream.
-            args: The kernel's own, in its order.
-            decided: What the heuristics decide, where that is not the same in each launch.
-
-        Raises:
-            KernelDoesNotFitError: No configuration fits the device.
-        """
-        if not self._configs and self._tune(grid, args):
-            return
-        key = tuple(decided.values())
-        variant = self._bound.get(key)
-        if variant is None:
-            variant = self._bound[key] = _Variant(
-                self._tuner.fn, self._configs, self._given | decided
-            )
-        try:
-            variant.kernel(grid(variant.constants), stream, *args)
-        except KernelDoesNotFitError as error:  # only where it is compiled anew
-            variant.take_next(error)
-            self(grid, stream, *args, **decided)
-            variant.report()
-
-    def _tune(self, grid: Callable[[dict[str, Any]], Grid], args: tuple[Any, ...]) -> bool:
-        """Have Triton choose, and launch if what it chose fits these arguments."""
-        try:
-            self._kernel[grid](*args, **self._constants)
-            launched = True
-        except OutOfResources:
-            launched = False
-        named = {**dict(zip(self._tuner.arg_names, args, strict=False)), **self._constants}
-        given = {name: value(named) for name, value in self._kernel.values.items()}
-        self._given = {**self._constants, **given}
-        best = self._tuner.best_config
-        others = [config for config in self._tuner.configs if config != best]
-        self._configs = [best, *sorted(others, key=lambda config: config.num_stages)]
-        return launched
-
-
-class _Variant:
-    """A tuned kernel for what the heuristics decide alike, with the best configuration that fits.
-
-    Args:
-        kernel: Without heuristics and tuner.
-        configs: The tuner's, the best first.
-        constants: All other compile-time arguments.
-    """
-
-    def __init__(
-        self, kernel: JITFunction, configs: list[Config], constants: dict[str, Any]
-    ) -> None:
-        self._jit, self._given = kernel, constants
-        self._configs = list(configs)
-        self._errors: list[KernelDoesNotFitError] = []
-        self._bind()
-
-    def _bind(self) -> None:
-        self.constants = self._given | self._configs[0].all_kwargs()
-        self.kernel = BoundKernel(self._jit, **self.constants)
-
-    def take_next(self, error: KernelDoesNotFitError) -> None:
-        """Give the configuration up that ``error`` is about; raises the least if it is the last."""
-        self._errors.append(error)
-        del self._configs[0]
-        if not self._configs:
-            least = min(self._errors, key=lambda each: each.cause.required)
-            raise KernelDoesNotFitError(
-                least.kernel, least.cause, len(self._errors)
-            ) from least.cause
-        self._bind()
-
-    def report(self) -> None:
-        """Log, once, that the choice did not fit and what was taken."""
-        if self._errors:
-            first = self._errors[0]
-            logger.warning(
-                "ascend-gdn: as tuned, %s does not fit this device (%s); it runs with %s.",
-                first.kernel, first.cause, self._configs[0],
-            )  # fmt: skip
-            self._errors.clear()

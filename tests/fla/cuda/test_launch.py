@@ -13,8 +13,9 @@ from triton import language as tl
 from triton.runtime.autotuner import Autotuner, Heuristics
 from triton.runtime.errors import OutOfResources
 
-from ascend_gdn.fla.cuda import launch
-from ascend_gdn.fla.cuda.launch import BoundKernel, KernelDoesNotFitError, TunedKernel
+from ascend_gdn.fla.cuda import launch, tuned_kernel
+from ascend_gdn.fla.cuda.launch import BoundKernel, KernelDoesNotFitError
+from ascend_gdn.fla.cuda.tuned_kernel import TunedKernel
 
 GRID, STREAM = (3, 2, 1), 77
 PARAMETERS = {
@@ -164,7 +165,7 @@ def test_what_triton_finds_too_large_is_not_chosen(monkeypatch):
 
 
 def test_a_choice_that_does_not_fit_other_arguments_gives_way_to_one_that_does(monkeypatch, mocker):
-    warning = mocker.patch.object(launch.logger, "warning")
+    warning = mocker.patch.object(tuned_kernel.logger, "warning")
     stub = TunedStub(monkeypatch, limit=64 * 4)
     tuned = TunedKernel(stub.kernel)
     assert stub.launch(tuned, ALIGNED) == (64, 4)
@@ -195,3 +196,29 @@ def test_where_no_choice_fits_the_kernel_and_the_memory_are_named(monkeypatch):
         KernelDoesNotFitError, match=r"some_kernel .* expected 128 for the least of 1"
     ):
         bound(GRID, STREAM, ALIGNED, None, 5)
+
+
+def test_the_launcher_of_the_pinned_triton_is_known():
+    assert launch.has_known_launcher.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("version", "launcher"),
+    [
+        ("3.7.0", lambda self, gridX, gridY, gridZ, stream, function, *args: None),
+        ("3.6.1", lambda self, grid, stream, function, *args: None),
+    ],
+)
+def test_with_another_launcher_kernels_are_launched_by_tritons_own_way(mocker, version, launcher):
+    mocker.patch.object(launch.triton, "__version__", version)
+    mocker.patch.object(launch.CudaLauncher, "__call__", launcher)
+    warning = mocker.patch.object(launch.logger, "warning")
+    mocker.patch.object(launch, "has_known_launcher", launch.has_known_launcher.__wrapped__)
+    kernel = Kernel()
+    bound = BoundKernel(kernel, BLOCK=64)
+    warning.assert_called_once()
+    assert version in warning.call_args.args[0] % warning.call_args.args[1:]
+    for _ in range(2):
+        bound(GRID, STREAM, ALIGNED, None, 512, 128, 4)
+    assert kernel.compiled == [{"BLOCK": 64}] * 2  # each time it is asked
+    assert kernel.launched == []
