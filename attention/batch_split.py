@@ -41,6 +41,8 @@ class BatchSplit:
     """S requests that go on from one of several saved states; None without any."""
     spec_mask: np.ndarray | None = None
     """[R] bool over the runner's rows; None where ``spec`` is."""
+    row_lengths: np.ndarray | None = None
+    """[R] int32, tokens of each of these rows; None where ``spec`` is."""
     num_spec_tokens: int = 0
     num_prefills: int = field(init=False)
 
@@ -105,7 +107,7 @@ def split_batch(
             spec = _requests(spec_mask, lengths, context_lens)
             others = _requests(~spec_mask, lengths, context_lens)
             num_spec_tokens = int(np.add.reduce(spec.lengths))
-        return BatchSplit(others, 0, num_tokens, spec, spec_mask, num_spec_tokens)
+        return BatchSplit(others, 0, num_tokens, spec, spec_mask, lengths, num_spec_tokens)
     if all_have_tokens:
         requests = Requests(slice(0, len(lengths)), lengths, context_lens)
     else:

@@ -61,7 +61,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         split = self._split(step, common, num_decode_draft_tokens_cpu)
         shared, reused = step.shared, step.shared is not None
         if shared is None:
-            step.plan(split, common.query_start_loc_cpu.numpy(), self.chunk_cls)
+            step.plan(split, self.chunk_cls)
             if step.only_decodes:
                 return self._decode_metadata(step, common)
             shared = step.shared = self._shared_metadata(step, split, common)
@@ -136,24 +136,20 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
             step.idle,
         )
 
-    def _is_padded(self, common: CommonAttentionMetadata) -> bool:
-        """Whether a full graph may run the step, if it has no prefills: it expects a row of each
-        table for every token that the runner padded the step to."""
-        padded: bool = self.use_full_cuda_graph and common.num_reqs <= self.decode_cudagraph_max_bs
-        return padded
-
     def _decode_metadata(
         self, step: GDNStep, common: CommonAttentionMetadata
     ) -> StepGDNAttentionMetadata:
         """Of a step that has nothing but decodes."""
         split, slot, tokens = step.split, step.slot, common.num_actual_tokens
         assert split is not None  # planned
-        key = (split.num_tokens, tokens, self._is_padded(common))
+        # A full graph expects a row for each token that the runner padded the step to.
+        padded = self.use_full_cuda_graph and common.num_reqs <= self.decode_cudagraph_max_bs
+        key = (split.num_tokens, tokens, padded)
         # Its tensors are at fixed addresses: what was made for as many requests still fits.
         metadata = self._decodes.get(key)
         if metadata is None:
             metadata = self._decodes[key] = self._counted(split, tokens)
-            rows = min(tokens, slot.layout.max_seqs) if key[2] else split.num_decodes
+            rows = min(tokens, slot.layout.max_seqs) if padded else split.num_decodes
             metadata.non_spec_query_start_loc = slot.rows("query_start_loc", rows + 1)
             indices = slot.group_rows("state_indices", rows)[self._group]
             metadata.non_spec_state_indices_tensor = indices
@@ -187,8 +183,9 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
             rows, masks = len(split.spec), len(split.spec_mask)
             if chunk is None:
                 masks = rows
-                if self._is_padded(common):
+                if self.use_full_cuda_graph and common.num_reqs <= self.decode_cudagraph_max_bs:
                     rows = masks = min(common.num_actual_tokens, slot.layout.max_seqs)
+            step.spec_rows = rows
             others, tokens = split.num_prefill_tokens, split.num_tokens
             token_indx = slot.device_tables["token_indx"]
             metadata.spec_first = split.spec_first
@@ -218,8 +215,8 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         """Add what is this group's own."""
         slot, group, chunk = step.slot, self._group, step.chunk
         if split.spec is not None:
-            rows = metadata.num_accepted_tokens.shape[0]
-            metadata.spec_state_indices_tensor = slot.group_rows("spec_state_indices", rows)[group]
+            indices = slot.group_rows("spec_state_indices", step.spec_rows)[group]
+            metadata.spec_state_indices_tensor = indices
         if chunk is not None:
             seqs, prefills = len(split.non_spec), split.num_prefills
             indices = slot.group_rows("state_indices", seqs)[group]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One scheduler step: opened by the runner, planned once, in one slot, for all KV cache groups."""
+"""One scheduler step: opened by the runner, planned once, for all KV cache groups."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ class GDNStep:
     """The slot's, when they were written."""
     chunk: GDNChunkedPrefillMetadata | None = None
     """None if the slot is of steps without prefills."""
-    conv_rows = 0
-    """Programs of the convolution."""
+    conv_rows = 0  # programs of the convolution
+    spec_rows = 0
+    """Rows of the tables of requests that verify drafts, with those for a graph's padding."""
     only_decodes = False
     """Planned, and nothing else is in it, in a slot of steps without prefills."""
 
@@ -53,17 +54,11 @@ class GDNStep:
     def __exit__(self, *_: object) -> None:
         self._steps.current = None
 
-    def plan(
-        self,
-        split: BatchSplit,
-        query_start_loc: np.ndarray,
-        chunk_cls: type[GDNChunkedPrefillMetadata],
-    ) -> None:
+    def plan(self, split: BatchSplit, chunk_cls: type[GDNChunkedPrefillMetadata]) -> None:
         """Fill one slot with every table of the step and send it: once a step, for all groups.
 
         Args:
             split: Of the step's batch.
-            query_start_loc: [R + 1] int32, of the runner's batch.
             chunk_cls: The platform's.
 
         Raises:
@@ -86,7 +81,7 @@ class GDNStep:
         if len(split.non_spec):
             self._fill_non_spec(split)
         if split.spec is not None:
-            self._fill_spec(split, query_start_loc)
+            self._fill_spec(split)
         if isinstance(split, ContextParallelSplit):
             self._fill_context_parallel(split)
         pool.publish(slot, self._used_elements(split), first_sent)
@@ -103,18 +98,21 @@ class GDNStep:
         """Write where the tokens of decodes and prefills start, and where their states are."""
         tables, layout = self.slot.host_tables, self.slot.layout
         requests, decodes, seqs = split.non_spec, split.num_decodes, len(split.non_spec)
-        fill_offsets(tables["query_start_loc"], requests.lengths)
-        state_indices, prefill_indices = tables["state_indices"], tables["prefill_state_indices"]
-        for group, blocks in enumerate(self.inputs.first_blocks(requests.rows)):
+        starts, state_indices = tables["query_start_loc"], tables["state_indices"]
+        blocks_of_groups = self.inputs.first_blocks(requests.rows)
+        for group, blocks in enumerate(blocks_of_groups):
             state_indices[group, :seqs] = blocks
-            if layout.has_prefills:
-                prefill_indices[group, : split.num_prefills] = blocks[decodes:]
-        if layout.has_prefills:
-            tables["has_initial_state"][:seqs] = requests.context_lens  # as bool: whether any
+        if not layout.has_prefills:  # one token each
+            np.minimum(layout.arange[: len(starts)], seqs, out=starts)
+            return
+        fill_offsets(starts, requests.lengths)
+        tables["has_initial_state"][:seqs] = requests.context_lens  # as bool: whether any
+        for group, blocks in enumerate(blocks_of_groups):
+            tables["prefill_state_indices"][group, : split.num_prefills] = blocks[decodes:]
         if layout.conv_block:
             self.conv_rows = fill_conv_tables(tables, layout, requests.lengths)
 
-    def _fill_spec(self, split: BatchSplit, query_start_loc: np.ndarray) -> None:
+    def _fill_spec(self, split: BatchSplit) -> None:
         """Write where the tokens of speculative requests are, what these kept, and where it is."""
         spec, mask, inputs = split.spec, split.spec_mask, self.inputs
         tables, arange = self.slot.host_tables, self.slot.layout.arange
@@ -127,16 +125,18 @@ class GDNStep:
         for group in range(len(inputs.block_tables)):
             blocks = inputs.spec_blocks(group, spec.rows, width)
             tables["spec_state_indices"][group, :count] = blocks
-        # Beside prefills over the runner's rows, else over the speculative requests.
-        tables["spec_sequence_masks"][:count] = True
-        if split.num_prefills > 0:
-            tables["spec_sequence_masks"][: len(mask)] = mask
         token_indx, others = tables["token_indx"], split.num_prefill_tokens
+        if others == 0:
+            tables["spec_sequence_masks"][:count] = True
+            token_indx[: split.num_tokens] = arange[: split.num_tokens]
+            return
+        tables["spec_sequence_masks"][: len(mask)] = mask  # over the runner's rows
         if split.spec_first:
             token_indx[:others] = arange[split.num_spec_tokens : split.num_tokens]
             token_indx[others : split.num_tokens] = arange[: split.num_spec_tokens]
             return
-        token_is_spec = mask.repeat(query_start_loc[1:] - query_start_loc[:-1])
+        assert split.row_lengths is not None
+        token_is_spec = mask.repeat(split.row_lengths)
         token_indx[:others] = (~token_is_spec).nonzero()[0]
         token_indx[others : len(token_is_spec)] = token_is_spec.nonzero()[0]
 
