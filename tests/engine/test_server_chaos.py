@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from demo_server import Server, free_port
+from demo_server import Server
 from serve import server_command, server_environment
+from server_ports import port_of, reserve_port
 
 from .server_chaos import Clients
 from .server_requests import CERTAIN
@@ -67,13 +68,13 @@ def wait_until_idle(server: Server, seconds: float = 60) -> dict[str, float]:
     "requests", [80, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(3000)])]
 )
 def test_the_server_outlives_its_clients(requests: int, tmp_path: Path):
-    port = free_port()
+    reserved = reserve_port()
     environment = server_environment() | {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
         "VLLM_SERVER_DEV_MODE": "1",  # for /collective_rpc
     }
-    command = server_command(MODEL, port, extra=OPTIONS)
-    with Server(command, environment, port, tmp_path / "log.txt") as server:
+    command = server_command(MODEL, port_of(reserved), extra=OPTIONS)
+    with Server(command, environment, reserved, tmp_path / "log.txt") as server:
         server.wait_until_healthy(Console(), timeout=600)
         before = server.call_workers("gdn_stats")[0]
         known = families(24, seed=0)

