@@ -12,7 +12,6 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from demo_server import Server
 from serve import server_command, server_environment
@@ -75,7 +74,7 @@ def test_the_server_outlives_its_clients(requests: int, tmp_path: Path):
     }
     command = server_command(MODEL, port_of(reserved), extra=OPTIONS)
     with Server(command, environment, reserved, tmp_path / "log.txt") as server:
-        server.wait_until_healthy(Console(), timeout=600)
+        server.wait_until_healthy(timeout=600)
         before = server.call_workers("gdn_stats")[0]
         known = families(24, seed=0)
         clients = Clients(server.url, "recall_model", known, requests, seed=requests)
