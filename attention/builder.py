@@ -39,7 +39,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         """Connect to the runner. ``group`` counts the KV cache groups of GDN layers from 0."""
         self._steps = steps
         self._group = group
-        self._decodes: dict[tuple[int, int, int], StepGDNAttentionMetadata] = {}
+        self._decodes: dict[tuple[int, int, bool], StepGDNAttentionMetadata] = {}
 
     def build(
         self,

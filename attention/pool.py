@@ -62,8 +62,8 @@ class Slot:
 class StepBufferPool:
     """A ring of :class:`Slot`; each step that is planned takes the next one.
 
-    A slot's contents are valid until the ring comes
-    round to it; its generation tells consumers when that has happened.
+    A slot's contents are valid until the ring comes round to it; its generation tells consumers
+    when that has happened.
 
     Args:
         layout: Places of the tables, sized for the largest step.

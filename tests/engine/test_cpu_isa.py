@@ -29,7 +29,7 @@ def test_float32(name: str, tmp_path: Path):
     model = write_checkpoint(tmp_path / "model", SIZES)
     prompts = prompts_of(SIZES, LENGTHS)
     engine, env = ENGINES[name]
-    engine |= {"max_num_batched_tokens": 128, "max_num_seqs": 4}
+    engine = engine | {"max_num_batched_tokens": 128, "max_num_seqs": 4}
     result = run(Job(str(model), prompts, max_tokens=8, engine=engine, env=AVX2 | env), tmp_path)
     assert_equals_transformers(model, prompts, result)
     assert ADVICE not in result.log
