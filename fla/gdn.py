@@ -7,7 +7,7 @@ leaves outputs and states as they were.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from vllm.forward_context import get_forward_context
@@ -21,14 +21,23 @@ if TYPE_CHECKING:
 else:
     Base = object
 
-Activations = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
-"""The arguments of ``_forward_core``."""
 
+class Activations(NamedTuple):
+    """The arguments of ``_forward_core``: those of a step's tokens, or of some of them."""
 
-def rows_of(activations: Activations, rows: slice) -> Activations:
-    """Views of the tokens ``rows``."""
-    mixed_qkv, b, a, out = activations
-    return mixed_qkv[rows], b[rows], a[rows], out[rows]
+    mixed_qkv: torch.Tensor
+    """[tokens, conv_dim]: packed q, k, v of the rank's heads."""
+    b: torch.Tensor
+    """[tokens, Hv]: before the sigmoid."""
+    a: torch.Tensor
+    """[tokens, Hv]: decay input."""
+    out: torch.Tensor
+    """[tokens, Hv, V], written."""
+
+    def rows(self, rows: slice) -> Activations:
+        """Views of the tokens ``rows``."""
+        mixed_qkv, b, a, out = self
+        return Activations(mixed_qkv[rows], b[rows], a[rows], out[rows])
 
 
 class StepGatedDeltaNetMixin(Base):
@@ -45,13 +54,9 @@ class StepGatedDeltaNetMixin(Base):
         a: torch.Tensor,
         core_attn_out: torch.Tensor,
     ) -> None:
-        """Convolution and delta rule of one step.
+        """Convolution and delta rule of one step, of the arguments that :class:`Activations` names.
 
-        Args:
-            mixed_qkv: [tokens, conv_dim] packed q, k, v of the rank's heads.
-            b: [tokens, value heads], before the sigmoid.
-            a: [tokens, value heads], decay input.
-            core_attn_out: [tokens, value heads, V], written; rows past the step's tokens are not.
+        Rows past the step's tokens are not written.
 
         Raises:
             GDNContractError: see ``require_step_metadata``.
@@ -67,24 +72,24 @@ class StepGatedDeltaNetMixin(Base):
         rows = mixed_qkv.shape[0]
         require_step_metadata(metadata, layer=self.prefix, num_tokens=rows)
         tokens, spec = metadata.num_tokens, metadata.num_spec_decode_tokens
-        step = (mixed_qkv, b, a, core_attn_out)
+        x = Activations(mixed_qkv, b, a, core_attn_out)
         if rows > tokens:  # padded
-            step = rows_of(step, slice(0, tokens))
+            x = x.rows(slice(0, tokens))
         if spec == 0:
-            self._non_spec(*step, metadata)
+            self._non_spec(x, metadata)
         elif spec == tokens:
-            self._spec(*step, metadata)
+            self._spec(x, metadata)
         elif metadata.spec_first:
-            self._spec(*rows_of(step, slice(0, spec)), metadata)
-            self._non_spec(*rows_of(step, slice(spec, tokens)), metadata)
+            self._spec(x.rows(slice(0, spec)), metadata)
+            self._non_spec(x.rows(slice(spec, tokens)), metadata)
         else:
             for indices, forward in (
                 (metadata.spec_token_indx, self._spec),
                 (metadata.non_spec_token_indx, self._non_spec),
             ):
                 out = core_attn_out.new_empty(indices.shape[0], *core_attn_out.shape[1:])
-                x, own_b, own_a = (t.index_select(0, indices) for t in (mixed_qkv, b, a))
-                forward(x, own_b, own_a, out, metadata)
+                own_x, own_b, own_a = (t.index_select(0, indices) for t in (mixed_qkv, b, a))
+                forward(Activations(own_x, own_b, own_a, out), metadata)
                 core_attn_out[indices] = out
 
     def _without_metadata(self, *arguments: torch.Tensor) -> None:
@@ -94,24 +99,10 @@ class StepGatedDeltaNetMixin(Base):
         """Whether the step is run by the layer that this one builds on."""
         return False
 
-    def _spec(
-        self,
-        mixed_qkv: torch.Tensor,
-        b: torch.Tensor,
-        a: torch.Tensor,
-        out: torch.Tensor,
-        metadata: Any,
-    ) -> None:
-        """Requests that verify drafts; arguments as those of ``_forward_core``, their own rows."""
+    def _spec(self, x: Activations, metadata: Any) -> None:
+        """Requests that verify drafts."""
         raise NotImplementedError
 
-    def _non_spec(
-        self,
-        mixed_qkv: torch.Tensor,
-        b: torch.Tensor,
-        a: torch.Tensor,
-        out: torch.Tensor,
-        metadata: Any,
-    ) -> None:
+    def _non_spec(self, x: Activations, metadata: Any) -> None:
         """All others: decodes first, then prefills."""
         raise NotImplementedError

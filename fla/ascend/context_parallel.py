@@ -19,6 +19,7 @@ from ascend_gdn.attention.ascend import StepAscendGDNAttentionMetadata
 from ascend_gdn.attention.context_parallel import ContextParallelTables
 from ascend_gdn.fla.ascend.chunk_o_update import RankPart, chunk_o_update
 from ascend_gdn.fla.ascend.gdn import PREFILL, StepAscendGatedDeltaNetAttention
+from ascend_gdn.fla.gdn import Activations
 
 
 class ContextParallelGatedDeltaNetAttention(StepAscendGatedDeltaNetAttention):
@@ -27,23 +28,16 @@ class ContextParallelGatedDeltaNetAttention(StepAscendGatedDeltaNetAttention):
     All ranks hold the same states, before a step and after it.
     """
 
-    def _non_spec(
-        self,
-        mixed_qkv: torch.Tensor,
-        b: torch.Tensor,
-        a: torch.Tensor,
-        out: torch.Tensor,
-        metadata: StepAscendGDNAttentionMetadata,
-    ) -> None:
+    def _non_spec(self, x: Activations, metadata: StepAscendGDNAttentionMetadata) -> None:
         tables = metadata.context_parallel
         if tables is None:  # a dummy batch, which is no part of anything
-            super()._non_spec(mixed_qkv, b, a, out, metadata)
+            super()._non_spec(x, metadata)
             return
         group, decodes = get_pcp_group(), metadata.num_decode_tokens
         meta: Any = metadata.non_spec_prefill_fallback_meta
-        g, beta = DeviceOperator.fused_gdn_gating(self.A_log, a, b, self.dt_bias)
-        mixed_qkv = self._conv_part(mixed_qkv, metadata, tables, group)
-        part = None
+        g, beta = DeviceOperator.fused_gdn_gating(self.A_log, x.a, x.b, self.dt_bias)
+        mixed_qkv = self._conv_part(x.mixed_qkv, metadata, tables, group)
+        part, out = None, x.out
         if len(mixed_qkv) > 0:
             qk, v = self._heads(mixed_qkv)
             if decodes > 0:

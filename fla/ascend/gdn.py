@@ -24,7 +24,7 @@ from ascend_gdn.attention.ascend import (
     StepAscendGDNAttentionMetadata,
 )
 from ascend_gdn.fla.ascend.chunk import AscendChunkGatedDeltaRule
-from ascend_gdn.fla.gdn import StepGatedDeltaNetMixin
+from ascend_gdn.fla.gdn import Activations, StepGatedDeltaNetMixin
 
 PREFILL, _UPDATE = 0, 1
 """``run_mode`` of ``npu_causal_conv1d_custom``: whole sequences, or a few tokens of each."""
@@ -120,21 +120,14 @@ class StepAscendGatedDeltaNetAttention(
             num_accepted_tokens=num_accepted_tokens,
         )
 
-    def _spec(
-        self,
-        mixed_qkv: torch.Tensor,
-        b: torch.Tensor,
-        a: torch.Tensor,
-        out: torch.Tensor,
-        metadata: StepAscendGDNAttentionMetadata,
-    ) -> None:
-        g, beta = DeviceOperator.fused_gdn_gating(self.A_log, a, b, self.dt_bias)
+    def _spec(self, x: Activations, metadata: StepAscendGDNAttentionMetadata) -> None:
+        g, beta = DeviceOperator.fused_gdn_gating(self.A_log, x.a, x.b, self.dt_bias)
         if metadata.spec_moved_states is not None:
             source, target = metadata.spec_moved_states
             ssm_state = self.kv_cache[1]
             ssm_state[target] = ssm_state[source]
         mixed_qkv = self._conv(
-            mixed_qkv,
+            x.mixed_qkv,
             metadata.spec_query_start_loc,
             metadata.spec_state_indices_tensor,
             _UPDATE,
@@ -150,32 +143,25 @@ class StepAscendGatedDeltaNetAttention(
             metadata.spec_token_state_indices,
             metadata.spec_start_tokens,
         )
-        out.copy_(o)
+        x.out.copy_(o)
 
-    def _non_spec(
-        self,
-        mixed_qkv: torch.Tensor,
-        b: torch.Tensor,
-        a: torch.Tensor,
-        out: torch.Tensor,
-        metadata: StepAscendGDNAttentionMetadata,
-    ) -> None:
-        g, beta = DeviceOperator.fused_gdn_gating(self.A_log, a, b, self.dt_bias)
+    def _non_spec(self, x: Activations, metadata: StepAscendGDNAttentionMetadata) -> None:
+        g, beta = DeviceOperator.fused_gdn_gating(self.A_log, x.a, x.b, self.dt_bias)
         mixed_qkv = self._conv(
-            mixed_qkv,
+            x.mixed_qkv,
             metadata.non_spec_query_start_loc,
             metadata.non_spec_state_indices_tensor,
             PREFILL,
             initial_state_mode=metadata.has_initial_state,
         )
         qk, v = self._heads(mixed_qkv)
-        decodes, prefills = metadata.num_decode_tokens, metadata.num_prefill_tokens
+        decodes, prefills, out = metadata.num_decode_tokens, metadata.num_prefill_tokens, x.out
         if decodes > 0:
             sizes = [decodes, prefills]
             (own_qk, qk), (own_v, v), (own_g, g), (own_beta, beta) = (
                 t.split_with_sizes(sizes, 1) for t in (qk, v, g, beta)
             )
-            own_out, out = out.split_with_sizes(sizes)
+            own_out, out = x.out.split_with_sizes(sizes)
             o = self._recurrent(
                 own_qk,
                 own_v,

@@ -19,7 +19,7 @@ from ascend_gdn.fla.cpu.causal_conv1d import (
 from ascend_gdn.fla.cpu.chunk import CPUChunkGatedDeltaRule
 from ascend_gdn.fla.cpu.fused_sigmoid_gating import select_decode_kernel, spec_decode
 from ascend_gdn.fla.cpu.gating import fused_gdn_gating
-from ascend_gdn.fla.gdn import StepGatedDeltaNetMixin, rows_of
+from ascend_gdn.fla.gdn import Activations, StepGatedDeltaNetMixin
 
 _NORM_ROWS = 1024
 """Rows of the gated norm at a time. Its float32 temporaries then stay in cache; at the size of a
@@ -62,20 +62,12 @@ class StepCPUGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAtt
     def get_attn_backend(self) -> type[StepCPUGDNAttentionBackend]:
         return StepCPUGDNAttentionBackend
 
-    def _non_spec(
-        self,
-        mixed_qkv: torch.Tensor,
-        b: torch.Tensor,
-        a: torch.Tensor,
-        out: torch.Tensor,
-        metadata: StepCPUGDNAttentionMetadata,
-    ) -> None:
-        decodes, tokens = metadata.num_decode_tokens, mixed_qkv.shape[0]
-        step = (mixed_qkv, b, a, out)
+    def _non_spec(self, x: Activations, metadata: StepCPUGDNAttentionMetadata) -> None:
+        decodes = metadata.num_decode_tokens
         if decodes > 0:
-            self._decode(*rows_of(step, slice(0, decodes)), metadata)
+            self._decode(x.rows(slice(0, decodes)), metadata)
         if metadata.num_prefills > 0:
-            self._prefill(*rows_of(step, slice(decodes, tokens)), metadata)
+            self._prefill(x.rows(slice(decodes, None)), metadata)
 
     def _output_projection(
         self, core_attn_out: torch.Tensor, z: torch.Tensor, output: torch.Tensor, num_tokens: int
@@ -111,19 +103,12 @@ class StepCPUGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAtt
         qk = qk.unflatten(-1, (2, -1, self.head_k_dim)).transpose(0, 1)
         return qk, v.unflatten(-1, (-1, self.head_v_dim))
 
-    def _decode(
-        self,
-        mixed_qkv: torch.Tensor,
-        b: torch.Tensor,
-        a: torch.Tensor,
-        out: torch.Tensor,
-        metadata: StepCPUGDNAttentionMetadata,
-    ) -> None:
+    def _decode(self, x: Activations, metadata: StepCPUGDNAttentionMetadata) -> None:
         conv_state, ssm_state = self._states()
         decodes = metadata.num_decodes
         state_indices = metadata.non_spec_state_indices_tensor[:decodes]
         mixed_qkv = causal_conv1d_update(
-            mixed_qkv,
+            x.mixed_qkv,
             conv_state,
             self.conv1d.weight.squeeze(1),
             self.conv1d.bias,
@@ -138,22 +123,15 @@ class StepCPUGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAtt
             q,
             k,
             v.unsqueeze(0),
-            a,
-            b,
+            x.a,
+            x.b,
             ssm_state,
             state_indices,
             metadata.non_spec_query_start_loc[: decodes + 1],
         )
-        out.copy_(o.squeeze(0))
+        x.out.copy_(o.squeeze(0))
 
-    def _spec(
-        self,
-        mixed_qkv: torch.Tensor,
-        b: torch.Tensor,
-        a: torch.Tensor,
-        out: torch.Tensor,
-        metadata: StepCPUGDNAttentionMetadata,
-    ) -> None:
+    def _spec(self, x: Activations, metadata: StepCPUGDNAttentionMetadata) -> None:
         conv_state, ssm_state = self._states()
         requests = metadata.num_spec_decodes
         state_indices = metadata.spec_state_indices_tensor[:requests]
@@ -161,7 +139,7 @@ class StepCPUGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAtt
         layout = metadata.spec_layout
         assert layout is not None  # the builder's, with num_spec_decodes
         mixed_qkv = causal_conv1d_update_spec(
-            mixed_qkv,
+            x.mixed_qkv,
             conv_state,
             self.conv1d.weight.squeeze(1),
             self.conv1d.bias,
@@ -179,29 +157,22 @@ class StepCPUGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAtt
             q,
             k,
             v.unsqueeze(0),
-            a,
-            b,
+            x.a,
+            x.b,
             ssm_state,
             state_indices,
             accepted,
             layout,
         )
-        out.copy_(o.squeeze(0))
+        x.out.copy_(o.squeeze(0))
 
-    def _prefill(
-        self,
-        mixed_qkv: torch.Tensor,
-        b: torch.Tensor,
-        a: torch.Tensor,
-        out: torch.Tensor,
-        metadata: StepCPUGDNAttentionMetadata,
-    ) -> None:
+    def _prefill(self, x: Activations, metadata: StepCPUGDNAttentionMetadata) -> None:
         meta: Any = metadata.non_spec_prefill_fallback_meta
         conv_state, ssm_state = self._states()
         state_indices = metadata.prefill_state_indices
         has_initial_state = metadata.prefill_has_initial_state
         mixed_qkv = causal_conv1d_fn(
-            mixed_qkv,
+            x.mixed_qkv,
             self.conv1d.weight.squeeze(1),
             self.conv1d.bias,
             activation=self.activation,
@@ -211,11 +182,11 @@ class StepCPUGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAtt
             layout=meta.chunk.layout,
         )
         qk, v = self._heads(mixed_qkv)
-        g, beta = fused_gdn_gating(self.A_log, a, b, self.dt_bias)
+        g, beta = fused_gdn_gating(self.A_log, x.a, x.b, self.dt_bias)
         initial_state = ssm_state.index_select(0, state_indices).float()
         if not meta.causal_conv1d.has_initial_state_cpu.all():
             initial_state.masked_fill_(~has_initial_state.view(-1, 1, 1, 1), 0.0)
         final_state = self.chunk_rule(
-            qk, v, g.squeeze(0), beta.squeeze(0), initial_state, out, meta.chunk
+            qk, v, g.squeeze(0), beta.squeeze(0), initial_state, x.out, meta.chunk
         )
         ssm_state.index_copy_(0, state_indices, final_state.to(ssm_state.dtype))

@@ -71,36 +71,20 @@ class CausalConv1d:
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         channels, batch_ptr = x.shape[1], metadata.batch_ptr
         self._kernel(
-            (batch_ptr.shape[0], -(-channels // _CHANNELS), 1),
-            current_stream(x.device),
-            x,
-            weight,
-            bias,
-            conv_states,
-            metadata.non_spec_state_indices_tensor,
-            metadata.has_initial_state,
-            metadata.non_spec_query_start_loc,
-            batch_ptr,
+            (batch_ptr.shape[0], -(-channels // _CHANNELS), 1), current_stream(x.device),
+            x, weight, bias, conv_states, metadata.non_spec_state_indices_tensor,
+            metadata.has_initial_state, metadata.non_spec_query_start_loc, batch_ptr,
             metadata.token_chunk_offset_ptr,
-            None,  # these four are for prefix caching of all states
-            None,
-            None,
-            None,
-            out,
-            channels,
-            conv_states.shape[0],
-            1,  # strides: of x,
-            x.stride(0),
-            self._width,  # of the weight,
-            1,
+            None, None, None, None,  # for prefix caching of all states
+            out, channels, conv_states.shape[0],
+            1, x.stride(0),  # strides: of x,
+            self._width, 1,  # of the weight,
             *conv_states.stride(),
             1,  # of the state indices,
-            1,  # of out,
-            channels,
+            1, channels,  # of out,
             0,  # of the blocks of states that prefix caching keeps
-            PAD_SLOT_ID,
-            NULL_BLOCK_ID,
-        )
+            PAD_SLOT_ID, NULL_BLOCK_ID,
+        )  # fmt: skip
         return out.to(dtype)
 
 
@@ -165,24 +149,9 @@ class PostConv:
         g = x.new_empty(tokens, value_heads, dtype=torch.float32)
         beta = torch.empty_like(g)
         self._kernel(
-            (-(-tokens // _POST_TOKENS), key_heads + value_heads, 1),
-            current_stream(x.device),
-            x,
-            a,
-            b,
-            A_log,
-            dt_bias,
-            q,
-            k,
-            v,
-            g,
-            beta,
-            x.stride(0),
-            a.stride(0),
-            b.stride(0),
-            key_heads * self._key_dim,
-            key_heads * self._key_dim,
-            value_heads * self._value_dim,
+            (-(-tokens // _POST_TOKENS), key_heads + value_heads, 1), current_stream(x.device),
+            x, a, b, A_log, dt_bias, q, k, v, g, beta, x.stride(0), a.stride(0), b.stride(0),
+            key_heads * self._key_dim, key_heads * self._key_dim, value_heads * self._value_dim,
             tokens,
-        )
+        )  # fmt: skip
         return qk, v, g, beta

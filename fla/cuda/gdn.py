@@ -24,7 +24,7 @@ from ascend_gdn.fla.chunk import ChunkGatedDeltaRule
 from ascend_gdn.fla.cuda.chunk import TritonChunkGatedDeltaRule
 from ascend_gdn.fla.cuda.conv import CausalConv1d, PostConv
 from ascend_gdn.fla.cuda.flashinfer import FlashInferChunkGatedDeltaRule
-from ascend_gdn.fla.gdn import StepGatedDeltaNetMixin
+from ascend_gdn.fla.gdn import Activations, StepGatedDeltaNetMixin
 
 
 class StepCudaGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAttention):
@@ -68,31 +68,22 @@ class StepCudaGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAt
         conv_state = self.kv_cache[0]
         return conv_state if is_conv_state_dim_first() else conv_state.transpose(-1, -2)
 
-    def _non_spec(
-        self,
-        mixed_qkv: torch.Tensor,
-        b: torch.Tensor,
-        a: torch.Tensor,
-        out: torch.Tensor,
-        metadata: StepGDNAttentionMetadata,
-    ) -> None:
+    def _non_spec(self, x: Activations, metadata: StepGDNAttentionMetadata) -> None:
         """Decodes first, then prefills; one convolution for both."""
         conv1d = self.conv1d
         mixed_qkv = self.causal_conv1d(
-            mixed_qkv, conv1d.weight, conv1d.bias, self._conv_state(), metadata
+            x.mixed_qkv, conv1d.weight, conv1d.bias, self._conv_state(), metadata
         )
+        x = Activations(mixed_qkv, x.b, x.a, x.out)
         decodes = metadata.num_decode_tokens
         if decodes > 0:
             self._recurrent(
-                mixed_qkv[:decodes],
-                b[:decodes],
-                a[:decodes],
-                out[:decodes],
+                x.rows(slice(0, decodes)),
                 metadata.non_spec_query_start_loc[: decodes + 1],
                 metadata.non_spec_state_indices_tensor,
             )
-            mixed_qkv, b, a, out = (t[decodes:] for t in (mixed_qkv, b, a, out))
-        qk, v, g, beta = self.post_conv(mixed_qkv, a, b, self.A_log, self.dt_bias)
+            x = x.rows(slice(decodes, None))
+        qk, v, g, beta = self.post_conv(x.mixed_qkv, x.a, x.b, self.A_log, self.dt_bias)
         meta: Any = metadata.non_spec_prefill_fallback_meta
         ssm_state, blocks = self.kv_cache[1], metadata.prefill_state_indices
         initial_state = None
@@ -101,22 +92,15 @@ class StepCudaGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAt
             if metadata.num_initial_states < metadata.num_prefills:
                 empty = ~metadata.prefill_has_initial_state
                 initial_state.masked_fill_(empty.view(-1, 1, 1, 1), 0)
-        final_state = self.chunk_rule(qk, v, g, beta, initial_state, out, meta.chunk)
+        final_state = self.chunk_rule(qk, v, g, beta, initial_state, x.out, meta.chunk)
         ssm_state.index_copy_(0, blocks, final_state.to(ssm_state.dtype))
 
-    def _spec(
-        self,
-        mixed_qkv: torch.Tensor,
-        b: torch.Tensor,
-        a: torch.Tensor,
-        out: torch.Tensor,
-        metadata: StepGDNAttentionMetadata,
-    ) -> None:
+    def _spec(self, x: Activations, metadata: StepGDNAttentionMetadata) -> None:
         """Requests that verify drafts."""
         states, accepted = metadata.spec_state_indices_tensor, metadata.num_accepted_tokens
         weight = self.conv1d.weight
         mixed_qkv = causal_conv1d_update(
-            mixed_qkv,
+            x.mixed_qkv,
             self._conv_state(),
             weight.view(weight.shape[0], weight.shape[-1]),
             self.conv1d.bias,
@@ -126,24 +110,22 @@ class StepCudaGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAt
             query_start_loc=metadata.spec_query_start_loc,
             max_query_len=states.shape[-1],
         )
-        self._recurrent(mixed_qkv, b, a, out, metadata.spec_query_start_loc, states, accepted)
+        x = Activations(mixed_qkv, x.b, x.a, x.out)
+        self._recurrent(x, metadata.spec_query_start_loc, states, accepted)
 
     def _recurrent(
         self,
-        mixed_qkv: torch.Tensor,
-        b: torch.Tensor,
-        a: torch.Tensor,
-        out: torch.Tensor,
+        x: Activations,
         query_start_loc: torch.Tensor,
         state_indices: torch.Tensor,
         num_accepted_tokens: torch.Tensor | None = None,
     ) -> None:
-        """Write ``out``, and advance the recurrent states token by token."""
-        q, k, v = self.rearrange_mixed_qkv(mixed_qkv)
+        """Write ``x.out``, and advance the recurrent states token by token."""
+        q, k, v = self.rearrange_mixed_qkv(x.mixed_qkv)
         o, _ = fused_sigmoid_gating_delta_rule_update(
             A_log=self.A_log,
-            a=a,
-            b=b,
+            a=x.a,
+            b=x.b,
             dt_bias=self.dt_bias,
             q=q,
             k=k,
@@ -155,7 +137,7 @@ class StepCudaGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAt
             num_accepted_tokens=num_accepted_tokens,
             use_qk_l2norm_in_kernel=True,
         )
-        out.copy_(o.squeeze(0))
+        x.out.copy_(o.squeeze(0))
 
     def _warm_up(self, mixed_qkv: torch.Tensor) -> None:
         """Tune and compile, before the KV cache takes the memory and a request has to wait."""
