@@ -69,27 +69,15 @@ def chunk_terms(
     return ChunkTerms(q_chunks, k_chunks, decay, keys_to_chunk_end(k_chunks, decay), w, u)
 
 
-def query_key_scales(
-    q: torch.Tensor, k: torch.Tensor, scale: float, use_qk_l2norm_in_kernel: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the factors [T, Hk, 1] float32 of ``q`` and ``k`` [T, Hk, K]."""
-    if use_qk_l2norm_in_kernel:
-        return l2norm_scale(q).mul_(scale), l2norm_scale(k)
-    ones = torch.ones(*k.shape[:2], 1)
-    return ones * scale, ones
-
-
 class CPUChunkGatedDeltaRule(ChunkGatedDeltaRule):
     """The rule in PyTorch; states are [N, Hv, K, V] float32.
 
     Args:
         scale: Of the queries; K ** -0.5 in Qwen3-Next.
-        use_qk_l2norm_in_kernel: Bring queries and keys to length 1 first.
     """
 
-    def __init__(self, scale: float, use_qk_l2norm_in_kernel: bool = True) -> None:
+    def __init__(self, scale: float) -> None:
         self.scale = scale
-        self.use_qk_l2norm_in_kernel = use_qk_l2norm_in_kernel
 
     def __call__(
         self,
@@ -105,7 +93,7 @@ class CPUChunkGatedDeltaRule(ChunkGatedDeltaRule):
         (q, k), layout = qk, chunk.layout
         key_heads, (value_heads, value_dim) = k.shape[1], v.shape[1:]
         group = value_heads // key_heads
-        q_scale, k_scale = query_key_scales(q, k, self.scale, self.use_qk_l2norm_in_kernel)
+        q_scale, k_scale = l2norm_scale(q).mul_(self.scale), l2norm_scale(k)
         o = v.new_empty(layout.num_chunks, layout.chunk_size, value_heads, value_dim)
         final_state = torch.empty_like(initial_state)
         heads_at_once = max(1, min(key_heads, _PAIRS_AT_ONCE // (layout.num_seqs * group)))

@@ -17,28 +17,25 @@ def fused_recurrent_gated_delta_rule(
     scale: float,
     state: torch.Tensor,
     state_indices: torch.Tensor,
-    use_qk_l2norm_in_kernel: bool = False,
 ) -> torch.Tensor:
     """Advance each request's state by one token and read it.
 
     Args:
-        q, k: [1, B, Hk, K], any floating dtype, CPU.
+        q, k: [1, B, Hk, K], any floating dtype, CPU; brought to length 1 here.
         v: [1, B, Hv, V], same dtype.
         g, beta: [1, B, Hv]: log decay, and how much to overwrite.
-        scale: Of the queries.
+        scale: Of the queries then.
         state: [num_blocks, Hv, K, V], any floating dtype; the named blocks are updated in place.
         state_indices: [B] integer: block of each request, all different.
-        use_qk_l2norm_in_kernel: Normalise q and k first.
 
     Returns:
         [1, B, Hv, V] in q's dtype. Computed in float32.
     """
     batch, key_heads, key_dim = k.shape[1:]
     value_heads, value_dim = v.shape[2:]
-    q_scale = l2norm_scale(q).mul_(scale) if use_qk_l2norm_in_kernel else scale
-    k_scale = l2norm_scale(k) if use_qk_l2norm_in_kernel else 1.0
+    q_scale = l2norm_scale(q).mul_(scale)
     # Keys and queries are the two rows of one product with the decayed state.
-    qk = torch.stack((k.float() * k_scale, q.float() * q_scale), dim=3)[0]
+    qk = torch.stack((k.float() * l2norm_scale(k), q.float() * q_scale), dim=3)[0]
     qk = qk.repeat_interleave(value_heads // key_heads, dim=1).view(-1, 2, key_dim)
     blocks = state.index_select(0, state_indices).float().view(-1, key_dim, value_dim)
     blocks.mul_(g.float().exp().view(-1, 1, 1))

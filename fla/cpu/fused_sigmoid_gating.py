@@ -44,9 +44,7 @@ def torch_decode_kernel(
     """
     g, beta = fused_gdn_gating(A_log, a, b, dt_bias)
     scale = k.shape[-1] ** -0.5
-    return fused_recurrent_gated_delta_rule(
-        q, k, v, g, beta, scale, state, state_indices, use_qk_l2norm_in_kernel=True
-    )
+    return fused_recurrent_gated_delta_rule(q, k, v, g, beta, scale, state, state_indices)
 
 
 def cpp_decode_kernel(

@@ -64,16 +64,15 @@ def random_inputs(
 
 
 def recurrent(
-    inputs: Inputs, lengths: list[int], *, scale: float, normalise: bool = True
+    inputs: Inputs, lengths: list[int], *, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Output [1, T, Hv, V] and final state [N, Hv, K, V], float64."""
     q, k, v, g, beta, initial_state = (
         x.double()
         for x in (inputs.q, inputs.k, inputs.v, inputs.g, inputs.beta, inputs.initial_state)
     )
-    if normalise:
-        q = q / (q.square().sum(-1, keepdim=True) + 1e-6).sqrt()
-        k = k / (k.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+    q = q / (q.square().sum(-1, keepdim=True) + 1e-6).sqrt()
+    k = k / (k.square().sum(-1, keepdim=True) + 1e-6).sqrt()
     group = v.shape[2] // k.shape[2]
     q, k = q.repeat_interleave(group, dim=2) * scale, k.repeat_interleave(group, dim=2)
     o, final_states = torch.empty_like(v), []
@@ -93,11 +92,11 @@ def recurrent(
 
 
 def chunk_gated_delta_rule(
-    inputs: Inputs, lengths: list[int], scale: float, normalise: bool = True
+    inputs: Inputs, lengths: list[int], scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Ours: output [1, T, Hv, V], poisoned before, and final state [N, Hv, K, V]."""
     out = torch.full_like(inputs.v[0], float("nan"))
-    final_state = CPUChunkGatedDeltaRule(scale, normalise)(
+    final_state = CPUChunkGatedDeltaRule(scale)(
         torch.stack((inputs.q[0], inputs.k[0])),
         inputs.v[0],
         inputs.g[0],

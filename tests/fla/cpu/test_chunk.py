@@ -23,10 +23,8 @@ LENGTHS = st.lists(
 )
 
 
-def run(
-    inputs: Inputs, lengths: list[int], normalise: bool = True
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return chunk_gated_delta_rule(inputs, lengths, inputs.q.shape[-1] ** -0.5, normalise)
+def run(inputs: Inputs, lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    return chunk_gated_delta_rule(inputs, lengths, inputs.q.shape[-1] ** -0.5)
 
 
 @given(
@@ -73,21 +71,21 @@ def test_equals_the_recurrence(
     assert relative_error(final_state, expected_state, floor=0.05) < bound
 
 
-def test_unnormalised_keys_and_strided_inputs() -> None:
+def test_short_keys_and_strided_inputs() -> None:
     lengths = [70, 5]
     inputs = random_inputs(lengths, key_heads=2, group=2, seed=3)
     inputs.k.mul_(0.3)
-    o, state = run(inputs, lengths, normalise=False)
+    o, state = run(inputs, lengths)
     # As a layer has them: cut out of the convolution's output.
     wide = torch.cat((inputs.q, inputs.k, inputs.v), dim=2)[0]
     qk, v = wide[:, :4].unflatten(1, (2, 2)).transpose(0, 1), wide[:, 4:]
     strided_o = torch.full_like(o[0], float("nan"))
-    strided_state = CPUChunkGatedDeltaRule(16**-0.5, use_qk_l2norm_in_kernel=False)(
+    strided_state = CPUChunkGatedDeltaRule(16**-0.5)(
         qk, v, inputs.g[0], inputs.beta[0], inputs.initial_state, strided_o, make_chunk(lengths)
     )
     assert torch.equal(o[0], strided_o)
     assert torch.equal(state, strided_state)
-    expected_o, expected_state = recurrent(inputs, lengths, scale=16**-0.5, normalise=False)
+    expected_o, expected_state = recurrent(inputs, lengths, scale=16**-0.5)
     assert relative_error(o, expected_o) < 2e-5
     assert relative_error(state, expected_state) < 2e-5
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ascend_gdn.fla.cpu.chunk import chunk_terms, query_key_scales
+from ascend_gdn.fla.cpu.chunk import chunk_terms
 from ascend_gdn.fla.cpu.chunk_delta_h import chunk_gated_delta_rule_fwd_h
 from ascend_gdn.fla.cpu.chunk_o import chunk_fwd_o
+from ascend_gdn.fla.cpu.l2norm import l2norm_scale
 
 from .context_parallel_reference import (
     chunk_fwd_o_update,
@@ -48,7 +49,7 @@ def test_split_over_ranks_equals_unsplit(lengths: list[int], ranks: int, start: 
         layout = chunk.layout
         whole = layout.parts(layout.num_chunks)[0]
         own_inputs = [x[0, tokens] for x in (inputs.q, inputs.k, inputs.v, inputs.g, inputs.beta)]
-        scales = query_key_scales(*own_inputs[:2], SCALE, use_qk_l2norm_in_kernel=True)
+        scales = l2norm_scale(own_inputs[0]) * SCALE, l2norm_scale(own_inputs[1])
         terms = chunk_terms(*own_inputs, *scales, whole)
         state = layout.by_wave(assumed)
         h, v_new = chunk_gated_delta_rule_fwd_h(

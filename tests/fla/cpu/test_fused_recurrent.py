@@ -16,7 +16,6 @@ from .reference import random_inputs, recurrent, relative_error
     group=st.integers(1, 3),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     state_dtype=st.sampled_from([torch.float32, torch.bfloat16]),
-    normalise=st.booleans(),
     seed=st.integers(0, 1000),
 )
 def test_one_token_of_the_recurrence(
@@ -25,7 +24,6 @@ def test_one_token_of_the_recurrence(
     group: int,
     dtype: torch.dtype,
     state_dtype: torch.dtype,
-    normalise: bool,
     seed: int,
 ) -> None:
     inputs = random_inputs(
@@ -45,9 +43,8 @@ def test_one_token_of_the_recurrence(
         0.25,
         state,
         indices,
-        use_qk_l2norm_in_kernel=normalise,
     )
-    expected_o, expected_state = recurrent(inputs, [1] * batch, scale=0.25, normalise=normalise)
+    expected_o, expected_state = recurrent(inputs, [1] * batch, scale=0.25)
     assert o.dtype == dtype
     assert relative_error(o, expected_o, floor=0.05) < (1e-5 if dtype == torch.float32 else 1e-2)
     bound = 1e-5 if state_dtype == torch.float32 else 1e-2
