@@ -131,11 +131,7 @@ class StepAscendGDNAttentionMetadataBuilder(
     def _is_planned(self, split: BatchSplit) -> bool:
         if isinstance(split, ContextParallelSplit):  # alike on all ranks
             return len(split.prefills) > 0
-        return split.num_prefills > 0 or self._is_ragged(split)
-
-    def _is_ragged(self, split: BatchSplit) -> bool:
-        spec = split.spec
-        return spec is not None and split.num_spec_tokens < len(spec) * (self.num_spec + 1)
+        return split.num_prefills > 0 or not split.is_uniform(self.num_spec)
 
     def _shared_metadata(
         self, step: GDNStep, split: BatchSplit, common: CommonAttentionMetadata
@@ -153,14 +149,13 @@ class StepAscendGDNAttentionMetadataBuilder(
         super()._add_group(metadata, step, split)
         decodes, slot = split.num_decodes, step.slot
         if isinstance(split, ContextParallelSplit):
-            region = slot.device_tables["context_parallel"]
-            metadata.context_parallel = tables_of(region, slot.layout, split, self._group)
+            metadata.context_parallel = tables_of(slot, split, self._group)
         if decodes > 0:
             indices = slot.group_rows("state_indices", decodes)
             metadata.decode_state_indices = indices[self._group]
         if split.spec is None:
             return
-        if not self._is_ragged(split):
+        if split.is_uniform(self.num_spec):
             metadata.spec_token_state_indices = metadata.spec_state_indices_tensor.view(-1)
             return
         tables, requests = slot.host_tables, slice(0, len(split.spec))

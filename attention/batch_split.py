@@ -57,6 +57,10 @@ class BatchSplit:
         rows = self.spec.rows
         return isinstance(rows, slice) or int(rows[-1]) == len(rows) - 1
 
+    def is_uniform(self, num_spec: int) -> bool:
+        """Whether all that verify drafts were given ``num_spec`` of them."""
+        return self.spec is None or self.num_spec_tokens == len(self.spec) * (num_spec + 1)
+
     @property
     def num_prefill_tokens(self) -> int:
         # A decode is one token, so the prefills have the rest.

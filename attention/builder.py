@@ -39,7 +39,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         """Connect to the runner. ``group`` counts the KV cache groups of GDN layers from 0."""
         self._steps = steps
         self._group = group
-        self._decodes: dict[tuple[int, int, bool], StepGDNAttentionMetadata] = {}
+        self._uniform: dict[tuple[int, int, int, bool], StepGDNAttentionMetadata] = {}
 
     def build(
         self,
@@ -55,15 +55,15 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
             GDNContractError: outside an open step, or beyond the pool's capacity.
         """
         step, common = self._open_step(), common_attn_metadata
-        if step.only_decodes:  # and planned
-            return self._decode_metadata(step, common)
+        if step.uniform:  # and planned
+            return self._uniform_metadata(step, common)
         started = perf_counter_ns()
         split = self._split(step, common, num_decode_draft_tokens_cpu)
         shared, reused = step.shared, step.shared is not None
         if shared is None:
             step.plan(split, self.chunk_cls)
-            if step.only_decodes:
-                return self._decode_metadata(step, common)
+            if step.uniform:
+                return self._uniform_metadata(step, common)
             shared = step.shared = self._shared_metadata(step, split, common)
         metadata = copy(shared)
         self._add_group(metadata, step, split)
@@ -136,35 +136,26 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
             step.idle,
         )
 
-    def _decode_metadata(
+    def _uniform_metadata(
         self, step: GDNStep, common: CommonAttentionMetadata
     ) -> StepGDNAttentionMetadata:
-        """Of a step that has nothing but decodes."""
-        split, slot, tokens = step.split, step.slot, common.num_actual_tokens
+        """Of a step of decodes, or of requests that verify as many drafts as there can be.
+
+        Its tensors are at fixed addresses: what was made for as many requests still fits.
+        """
+        split = step.split
         assert split is not None  # planned
-        # A full graph expects a row for each token that the runner padded the step to.
-        padded = self.use_full_cuda_graph and common.num_reqs <= self.decode_cudagraph_max_bs
-        key = (split.num_tokens, tokens, padded)
-        # Its tensors are at fixed addresses: what was made for as many requests still fits.
-        metadata = self._decodes.get(key)
+        graph = self._is_replayed(common)
+        key = (split.num_decodes, split.num_tokens, common.num_actual_tokens, graph)
+        metadata = self._uniform.get(key)
         if metadata is None:
-            metadata = self._decodes[key] = self._counted(split, tokens)
-            rows = min(tokens, slot.layout.max_seqs) if padded else split.num_decodes
-            metadata.non_spec_query_start_loc = slot.rows("query_start_loc", rows + 1)
-            indices = slot.group_rows("state_indices", rows)[self._group]
-            metadata.non_spec_state_indices_tensor = indices
+            metadata = self._uniform[key] = self._shared_metadata(step, split, common)
+            self._add_group(metadata, step, split)
         return metadata
 
-    def _counted(self, split: BatchSplit, num_actual_tokens: int) -> StepGDNAttentionMetadata:
-        return self.metadata_cls(
-            num_prefills=split.num_prefills,
-            num_prefill_tokens=split.num_prefill_tokens,
-            num_decodes=split.num_decodes,
-            num_decode_tokens=split.num_decodes,
-            num_spec_decodes=0 if split.spec is None else len(split.spec),
-            num_spec_decode_tokens=split.num_spec_tokens,
-            num_actual_tokens=num_actual_tokens,
-        )
+    def _is_replayed(self, common: CommonAttentionMetadata) -> bool:
+        """Whether a full graph runs a step without prefills."""
+        return self.use_full_cuda_graph and common.num_reqs <= self.decode_cudagraph_max_bs
 
     def _shared_metadata(
         self, step: GDNStep, split: BatchSplit, common: CommonAttentionMetadata
@@ -174,36 +165,41 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         The fields are those of ``GDNAttentionMetadataBuilder.build`` in
         vllm/v1/attention/backends/gdn_attn.py (0.23.0).
         """
-        metadata, slot, chunk = (
-            self._counted(split, common.num_actual_tokens),
-            step.slot,
-            step.chunk,
+        slot, chunk, spec_mask = step.slot, step.chunk, split.spec_mask
+        rows, spec_rows = len(split.non_spec), 0 if split.spec is None else len(split.spec)
+        metadata = self.metadata_cls(
+            num_prefills=split.num_prefills,
+            num_prefill_tokens=split.num_prefill_tokens,
+            num_decodes=split.num_decodes,
+            num_decode_tokens=split.num_decodes,
+            num_spec_decodes=spec_rows,
+            num_spec_decode_tokens=split.num_spec_tokens,
+            num_actual_tokens=common.num_actual_tokens,
         )
-        if split.spec is not None and split.spec_mask is not None:
-            rows, masks = len(split.spec), len(split.spec_mask)
-            if chunk is None:
-                masks = rows
-                if self.use_full_cuda_graph and common.num_reqs <= self.decode_cudagraph_max_bs:
-                    rows = masks = min(common.num_actual_tokens, slot.layout.max_seqs)
-            step.spec_rows = rows
+        if chunk is None and self._is_replayed(common):  # it expects a row for each padded token
+            padded = min(common.num_actual_tokens, slot.layout.max_seqs)
+            rows, spec_rows = (padded, 0) if spec_mask is None else (0, padded)
+        step.rows, step.spec_rows = rows, spec_rows
+        if spec_mask is not None:
+            masks = spec_rows if chunk is None else len(spec_mask)
             others, tokens = split.num_prefill_tokens, split.num_tokens
             token_indx = slot.device_tables["token_indx"]
             metadata.spec_first = split.spec_first
-            metadata.spec_query_start_loc = slot.rows("spec_query_start_loc", rows + 1)
+            metadata.spec_query_start_loc = slot.rows("spec_query_start_loc", spec_rows + 1)
             metadata.spec_sequence_masks = slot.rows("spec_sequence_masks", masks)
-            metadata.num_accepted_tokens = slot.rows("num_accepted_tokens", rows)
+            metadata.num_accepted_tokens = slot.rows("num_accepted_tokens", spec_rows)
             metadata.non_spec_token_indx = token_indx[:others]
             metadata.spec_token_indx = token_indx[others:tokens]
+        if chunk is not None or spec_mask is None:
+            metadata.non_spec_query_start_loc = slot.rows("query_start_loc", rows + 1)
         if chunk is not None:
-            seqs, decodes = len(split.non_spec), split.num_decodes
-            has_initial_state = slot.rows("has_initial_state", seqs)
+            decodes, has_initial_state = split.num_decodes, slot.rows("has_initial_state", rows)
             metadata.has_initial_state = has_initial_state
             if decodes:
                 has_initial_state = has_initial_state[decodes:]
             metadata.prefill_has_initial_state = has_initial_state
             going_on = np.count_nonzero(split.non_spec.context_lens[decodes:])
             metadata.num_initial_states = int(going_on)
-            metadata.non_spec_query_start_loc = slot.rows("query_start_loc", seqs + 1)
             metadata.prefill_query_start_loc = chunk.cu_seqlens
             metadata.chunk_indices = chunk.chunk_indices_chunk64
             metadata.chunk_offsets = chunk.chunk_offsets_chunk64
@@ -217,11 +213,11 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         if split.spec is not None:
             indices = slot.group_rows("spec_state_indices", step.spec_rows)[group]
             metadata.spec_state_indices_tensor = indices
-        if chunk is not None:
-            seqs, prefills = len(split.non_spec), split.num_prefills
-            indices = slot.group_rows("state_indices", seqs)[group]
+        if chunk is not None or split.spec is None:
+            indices = slot.group_rows("state_indices", step.rows)[group]
             metadata.non_spec_state_indices_tensor = indices
-            indices = slot.group_rows("prefill_state_indices", prefills)[group]
+        if chunk is not None:
+            indices = slot.group_rows("prefill_state_indices", split.num_prefills)[group]
             metadata.prefill_state_indices = indices
             metadata.non_spec_prefill_fallback_meta = GDNPrefillFallbackMeta(
                 chunk, slot, step.generation, group, split.num_decodes

@@ -9,19 +9,15 @@ what the ranks exchange: N rows, a prefill each, on every rank, those without to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 
 from ascend_gdn.attention.batch_split import BatchSplit, Requests
+from ascend_gdn.attention.chunk_plan import HostTables
 from ascend_gdn.attention.errors import GDNContractError
-from ascend_gdn.attention.table_layout import TableLayout
-
-Array = TypeVar("Array", np.ndarray, torch.Tensor)
+from ascend_gdn.attention.pool import Slot
 
 
 @dataclass(eq=False)
@@ -77,27 +73,6 @@ class ContextParallelTables:
     """[prefills with tokens here]: which of the N they are; None if all N."""
 
 
-@dataclass(eq=False)
-class _Parts(Generic[Array]):
-    """Views of the packed buffer's region for these tables, at the size of the largest step."""
-
-    state_indices: Sequence[Array]
-    """A group each."""
-    flags: Array
-    """Bytes, one for each prefill; the rest is unused."""
-    own_prefills: Array
-    last_rows: Array
-    past_rows: Array
-    final_rows: Array
-
-
-def _parts(region: Array, layout: TableLayout) -> _Parts[Array]:
-    seqs, groups, history = layout.max_seqs, layout.num_groups, layout.conv_history
-    indices = [region[group * seqs : (group + 1) * seqs] for group in range(groups)]
-    bounds = (groups * seqs + seqs * np.cumsum([0, 1, 1, history, history, history])).tolist()
-    return _Parts(indices, *(region[start:end] for start, end in pairwise(bounds)))
-
-
 def split_context_parallel(
     query_start_loc: np.ndarray, seq_lens: np.ndarray, batch: ContextParallelBatch
 ) -> ContextParallelSplit:
@@ -147,36 +122,31 @@ def split_context_parallel(
 
 
 def fill_context_parallel(
-    region: np.ndarray,
-    layout: TableLayout,
-    split: ContextParallelSplit,
-    blocks: list[np.ndarray],
+    tables: HostTables, split: ContextParallelSplit, blocks: list[np.ndarray]
 ) -> None:
     """Write the tables of a step with prefills.
 
     Args:
-        region: The buffer's ``context_parallel``, int32.
-        layout: Of the buffer.
+        tables: To write.
         split: The step's requests.
         blocks: A group each, [N] int32: state block of each prefill.
     """
-    parts, history, count = _parts(region, layout), layout.conv_history, len(split.prefills)
+    count, own = len(split.prefills), split.own_prefills
+    history = len(tables["conv_last_rows"]) // len(tables["own_prefills"])
     for group, indices in enumerate(blocks):
-        parts.state_indices[group][:count] = indices
-    parts.flags.view(np.bool_)[:count] = split.prefills.context_lens > 0
-    own = split.own_prefills
-    parts.own_prefills[: len(own)] = own
+        tables["shared_state_indices"][group, :count] = indices
+    tables["shared_has_initial_state"][:count] = split.prefills.context_lens > 0
+    tables["own_prefills"][: len(own)] = own
     ends = split.num_decodes + np.cumsum(split.shares[:, split.rank])
-    back = np.arange(-history, 0)
-    last = (ends[:, None] + back).clip(0, max(split.num_tokens - 1, 0))
-    parts.last_rows[: count * history] = last.ravel()
+    last = (ends[:, None] + np.arange(-history, 0)).clip(0, max(split.num_tokens - 1, 0))
     starts = np.zeros((count, split.shares.shape[1] + 1), dtype=np.int64)
     np.cumsum(split.shares, axis=1, out=starts[:, 1:])
-    for rows, start in (
-        (parts.past_rows, starts[:, split.rank]),
-        (parts.final_rows, starts[:, -1]),
+    for name, rows in (
+        ("conv_last_rows", last),
+        ("conv_past_rows", _rows_before(starts[:, split.rank], starts, history)),
+        ("conv_final_rows", _rows_before(starts[:, -1], starts, history)),
     ):
-        rows[: count * history] = _rows_before(start, starts, history).ravel()
+        tables[name][: count * history] = rows.ravel()
 
 
 def _rows_before(start: np.ndarray, starts: np.ndarray, history: int) -> np.ndarray:
@@ -193,17 +163,15 @@ def _rows_before(start: np.ndarray, starts: np.ndarray, history: int) -> np.ndar
     return (source * count + np.arange(count)[:, None]) * history + history - (end - tokens)
 
 
-def tables_of(
-    region: torch.Tensor, layout: TableLayout, split: ContextParallelSplit, group: int
-) -> ContextParallelTables:
+def tables_of(slot: Slot, split: ContextParallelSplit, group: int) -> ContextParallelTables:
     """Name the device views of a step's tables, for the layers of ``group``."""
-    parts, count = _parts(region, layout), len(split.prefills)
-    rows, own = count * layout.conv_history, split.num_prefills
+    count, own = len(split.prefills), split.num_prefills
+    rows = count * slot.layout.conv_history
     return ContextParallelTables(
-        state_indices=parts.state_indices[group][:count],
-        has_initial_state=parts.flags.view(torch.bool)[:count],
-        conv_last_rows=parts.last_rows[:rows],
-        conv_past_rows=parts.past_rows[:rows],
-        conv_final_rows=parts.final_rows[:rows],
-        own_prefills=None if own == count else parts.own_prefills[:own],
+        state_indices=slot.group_rows("shared_state_indices", count)[group],
+        has_initial_state=slot.rows("shared_has_initial_state", count),
+        conv_last_rows=slot.rows("conv_last_rows", rows),
+        conv_past_rows=slot.rows("conv_past_rows", rows),
+        conv_final_rows=slot.rows("conv_final_rows", rows),
+        own_prefills=None if own == count else slot.rows("own_prefills", own),
     )

@@ -14,8 +14,6 @@ tests run it in Triton's interpreter, and ``make lowering`` lowers it for Ascend
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
@@ -26,40 +24,32 @@ ROWS = 512
 """Rows that one program writes of a (sequence, block) table: 4 KiB, whole 64-byte lines."""
 
 
-@dataclass(frozen=True)
-class FillLaunch:
-    """How to launch the kernel on buffers of one layout."""
+class DeviceFill:
+    """The kernel for buffers of one layout."""
 
-    programs: int
-    constants: dict[str, int]
-    """The kernel's compile-time arguments."""
-
-    @staticmethod
-    def of(layout: TableLayout) -> FillLaunch:
+    def __init__(self, layout: TableLayout) -> None:
         places, sizes = layout.places, layout.sizes
         indices = ("chunk_indices_chunk64", "chunk_indices_large_block", "block_indices_cumsum")
         chunk_rows, large_block_rows, cumsum_rows = (sizes[name] // 2 for name in indices)
-        tiles = sum(-(-rows // ROWS) for rows in (chunk_rows, large_block_rows, cumsum_rows))
-        return FillLaunch(
-            programs=tiles + 1,
-            constants={
-                "CU_SEQLENS": places["cu_seqlens"].start,
-                "CHUNK_INDICES": places["chunk_indices_chunk64"].start,
-                "CHUNK_OFFSETS": places["chunk_offsets_chunk64"].start,
-                "UPDATE_CHUNK_OFFSETS": places["update_chunk_offsets_chunk64"].start,
-                "FINAL_CHUNK_INDICES": places["final_chunk_indices_chunk64"].start,
-                "LARGE_BLOCK_INDICES": places["chunk_indices_large_block"].start,
-                "CUMSUM_INDICES": places["block_indices_cumsum"].start,
-                "MAX_SEQS": layout.max_seqs,
-                "CHUNK_ROWS": chunk_rows,
-                "LARGE_BLOCK_ROWS": large_block_rows,
-                "CUMSUM_ROWS": cumsum_rows,
-                "CHUNK_SHIFT": CHUNK_SIZE.bit_length() - 1,
-                "LARGE_BLOCK": LARGE_BLOCK_SIZE,
-                "CUMSUM_BLOCK": layout.cumsum_block,
-                "ROWS": ROWS,
-            },
-        )
+        self.programs = 1 + sum(-(-sizes[name] // (2 * ROWS)) for name in indices)
+        self.constants = {
+            "CU_SEQLENS": places["cu_seqlens"].start,
+            "CHUNK_INDICES": places["chunk_indices_chunk64"].start,
+            "CHUNK_OFFSETS": places["chunk_offsets_chunk64"].start,
+            "UPDATE_CHUNK_OFFSETS": places["update_chunk_offsets_chunk64"].start,
+            "FINAL_CHUNK_INDICES": places["final_chunk_indices_chunk64"].start,
+            "LARGE_BLOCK_INDICES": places["chunk_indices_large_block"].start,
+            "CUMSUM_INDICES": places["block_indices_cumsum"].start,
+            "MAX_SEQS": layout.max_seqs,
+            "CHUNK_ROWS": chunk_rows,
+            "LARGE_BLOCK_ROWS": large_block_rows,
+            "CUMSUM_ROWS": cumsum_rows,
+            "CHUNK_SHIFT": CHUNK_SIZE.bit_length() - 1,
+            "LARGE_BLOCK": LARGE_BLOCK_SIZE,
+            "CUMSUM_BLOCK": layout.cumsum_block,
+            "ROWS": ROWS,
+        }
+        """The kernel's compile-time arguments."""
 
     def __call__(self, buffer: torch.Tensor, num_seqs: int) -> None:
         """Write the chunk tables of ``num_seqs`` sequences, in the current stream's order.
@@ -186,45 +176,21 @@ def fill_chunk_tables_kernel(
     cu_seqlens = buffer + CU_SEQLENS
     if tile < chunk_tiles:
         _fill_indices(
-            buffer + CHUNK_INDICES,
-            cu_seqlens,
-            num_seqs,
-            tile,
-            1 << CHUNK_SHIFT,
-            CHUNK_ROWS,
-            MAX_SEQS,
-            ROWS,
-        )
+            buffer + CHUNK_INDICES, cu_seqlens, num_seqs, tile,
+            1 << CHUNK_SHIFT, CHUNK_ROWS, MAX_SEQS, ROWS,
+        )  # fmt: skip
     elif tile < chunk_tiles + large_tiles:
         _fill_indices(
-            buffer + LARGE_BLOCK_INDICES,
-            cu_seqlens,
-            num_seqs,
-            tile - chunk_tiles,
-            LARGE_BLOCK,
-            LARGE_BLOCK_ROWS,
-            MAX_SEQS,
-            ROWS,
-        )
+            buffer + LARGE_BLOCK_INDICES, cu_seqlens, num_seqs, tile - chunk_tiles,
+            LARGE_BLOCK, LARGE_BLOCK_ROWS, MAX_SEQS, ROWS,
+        )  # fmt: skip
     elif tile < chunk_tiles + large_tiles + cumsum_tiles:
         _fill_indices(
-            buffer + CUMSUM_INDICES,
-            cu_seqlens,
-            num_seqs,
-            tile - chunk_tiles - large_tiles,
-            CUMSUM_BLOCK,
-            CUMSUM_ROWS,
-            MAX_SEQS,
-            ROWS,
-        )
+            buffer + CUMSUM_INDICES, cu_seqlens, num_seqs, tile - chunk_tiles - large_tiles,
+            CUMSUM_BLOCK, CUMSUM_ROWS, MAX_SEQS, ROWS,
+        )  # fmt: skip
     else:
         _fill_offsets(
-            buffer + CHUNK_OFFSETS,
-            buffer + UPDATE_CHUNK_OFFSETS,
-            buffer + FINAL_CHUNK_INDICES,
-            cu_seqlens,
-            num_seqs,
-            CHUNK_SHIFT,
-            MAX_SEQS,
-            ROWS,
-        )
+            buffer + CHUNK_OFFSETS, buffer + UPDATE_CHUNK_OFFSETS, buffer + FINAL_CHUNK_INDICES,
+            cu_seqlens, num_seqs, CHUNK_SHIFT, MAX_SEQS, ROWS,
+        )  # fmt: skip

@@ -10,13 +10,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from ascend_gdn.attention.chunk_plan import TableRows
 from ascend_gdn.attention.errors import FOREIGN_BUILDER, GDNContractError
 from ascend_gdn.attention.pool import Slot
 from ascend_gdn.attention.table_layout import CHUNK_SIZE
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +67,22 @@ class GDNChunkedPrefillMetadata:
             and self.final_chunk_indices_chunk64.shape[0] == seqs
         ):
             raise self._mismatch(seqs, chunks)
+
+    @classmethod
+    def over(cls, slot: Slot, seqs: int, rows: TableRows) -> Self:
+        """The tables of ``seqs`` prefills in ``slot``, of so many rows."""
+        tables, host = slot.device_tables, slot.host_tables
+        return cls(
+            cu_seqlens=slot.rows("cu_seqlens", seqs + 1),
+            chunk_indices_chunk64=tables["chunk_indices_chunk64"][: rows.chunk64],
+            chunk_offsets_chunk64=slot.rows("chunk_offsets_chunk64", seqs + 1),
+            update_chunk_offsets_chunk64=slot.rows("update_chunk_offsets_chunk64", seqs + 1),
+            final_chunk_indices_chunk64=slot.rows("final_chunk_indices_chunk64", seqs),
+            chunk_indices_large_block=tables["chunk_indices_large_block"][: rows.large_block],
+            block_indices_cumsum=tables["block_indices_cumsum"][: rows.cumsum],
+            cu_seqlens_cpu=host["cu_seqlens"][: seqs + 1],
+            chunk_indices_chunk64_cpu=host["chunk_indices_chunk64"][: rows.chunk64],
+        )
 
     @staticmethod
     def _error(field: str, found: str, expected: str, cause: str) -> GDNContractError:

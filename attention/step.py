@@ -5,13 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import numpy as np
 import torch
 
 from ascend_gdn.attention.batch_split import BatchSplit
-from ascend_gdn.attention.chunk_plan import NO_ROWS, TableRows, fill_conv_tables, fill_offsets
+from ascend_gdn.attention.chunk_plan import (
+    NO_ROWS,
+    fill_chunk_tables,
+    fill_conv_tables,
+    fill_cu_seqlens,
+    fill_offsets,
+)
 from ascend_gdn.attention.context_parallel import ContextParallelSplit, fill_context_parallel
 from ascend_gdn.attention.errors import GDNContractError
 from ascend_gdn.attention.metadata import GDNChunkedPrefillMetadata
@@ -19,7 +23,7 @@ from ascend_gdn.attention.pool import Slot, StepBufferPool
 from ascend_gdn.attention.stats import GDNStats
 from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
-from ascend_gdn.attention.table_fill import make_table_fill
+from ascend_gdn.attention.table_fill import make_device_fill
 from ascend_gdn.attention.table_layout import TableLayout
 
 
@@ -33,10 +37,10 @@ class GDNStep:
     chunk: GDNChunkedPrefillMetadata | None = None
     """None if the slot is of steps without prefills."""
     conv_rows = 0  # programs of the convolution
-    spec_rows = 0
-    """Rows of the tables of requests that verify drafts, with those for a graph's padding."""
-    only_decodes = False
-    """Planned, and nothing else is in it, in a slot of steps without prefills."""
+    rows = spec_rows = 0
+    """Of the tables of requests; what a graph is padded to, too."""
+    uniform = False
+    """Planned in a slot of steps without prefills, all its requests of equally many tokens."""
 
     def __init__(self, steps: GDNSteps, inputs: StepInputs, idle: bool) -> None:
         self.inputs = inputs
@@ -70,11 +74,13 @@ class GDNStep:
         pool = steps.pool if fixed is None else fixed
         self.slot = slot = pool.acquire()
         self.generation = slot.generation
-        first_sent = 0
+        first_sent, device_fill = 0, steps.device_fill
         if split.num_prefills > 0:
             lengths = split.non_spec.lengths[split.num_decodes :]
-            rows = steps.fill.write(slot.host, slot.host_tables, slot.layout, lengths)
-            first_sent = steps.fill.first_sent
+            fill = fill_chunk_tables if device_fill is None else fill_cu_seqlens
+            rows = fill(slot.host, slot.host_tables, slot.layout, lengths)
+            if device_fill is not None:
+                first_sent = slot.layout.num_chunk_tables
         else:
             slot.host[: slot.layout.num_fixed] = slot.layout.padding
             rows = NO_ROWS
@@ -85,14 +91,15 @@ class GDNStep:
         if isinstance(split, ContextParallelSplit):
             self._fill_context_parallel(split)
         pool.publish(slot, self._used_elements(split), first_sent)
-        if first_sent:
-            self.stats.table_kernels += steps.fill.launch(slot.device_buffer, split.num_prefills)
+        if device_fill is not None and split.num_prefills > 0:
+            device_fill(slot.device_buffer, split.num_prefills)
+            self.stats.table_kernels += 1
         if fixed is None:
-            self.chunk = chunk_cls(**self._chunk_tables(split.num_prefills, rows))
+            self.chunk = chunk_cls.over(slot, split.num_prefills, rows)
             self.stats.plans_built += 1
             self.stats.prefill_steps += split.num_prefills > 0
         else:
-            self.only_decodes = split.spec is None
+            self.uniform = split.is_uniform(slot.layout.num_spec)
 
     def _fill_non_spec(self, split: BatchSplit) -> None:
         """Write where the tokens of decodes and prefills start, and where their states are."""
@@ -103,7 +110,8 @@ class GDNStep:
         for group, blocks in enumerate(blocks_of_groups):
             state_indices[group, :seqs] = blocks
         if not layout.has_prefills:  # one token each
-            np.minimum(layout.arange[: len(starts)], seqs, out=starts)
+            starts[:seqs] = layout.arange[:seqs]
+            starts[seqs:] = seqs
             return
         fill_offsets(starts, requests.lengths)
         tables["has_initial_state"][:seqs] = requests.context_lens  # as bool: whether any
@@ -145,7 +153,7 @@ class GDNStep:
         # The layer puts what comes before a rank's part where the convolution finds it.
         tables["has_initial_state"][: len(split.non_spec)] = True
         blocks = self.inputs.first_blocks(split.prefills.rows)
-        fill_context_parallel(tables["context_parallel"], self.slot.layout, split, blocks)
+        fill_context_parallel(tables, split, blocks)
 
     def _used_elements(self, split: BatchSplit) -> int:
         """How far the step fills its slot, and sends it."""
@@ -155,21 +163,6 @@ class GDNStep:
         if self.conv_rows:
             return layout.places["token_chunk_offset_ptr"].start + self.conv_rows
         return layout.num_fixed
-
-    def _chunk_tables(self, seqs: int, rows: TableRows) -> dict[str, Any]:
-        """The contract's tables of ``seqs`` prefills, by name."""
-        slot, tables, host = self.slot, self.slot.device_tables, self.slot.host_tables
-        return {
-            "cu_seqlens": slot.rows("cu_seqlens", seqs + 1),
-            "chunk_indices_chunk64": tables["chunk_indices_chunk64"][: rows.chunk64],
-            "chunk_offsets_chunk64": slot.rows("chunk_offsets_chunk64", seqs + 1),
-            "update_chunk_offsets_chunk64": slot.rows("update_chunk_offsets_chunk64", seqs + 1),
-            "final_chunk_indices_chunk64": slot.rows("final_chunk_indices_chunk64", seqs),
-            "chunk_indices_large_block": tables["chunk_indices_large_block"][: rows.large_block],
-            "block_indices_cumsum": tables["block_indices_cumsum"][: rows.cumsum],
-            "cu_seqlens_cpu": host["cu_seqlens"][: seqs + 1],
-            "chunk_indices_chunk64_cpu": host["chunk_indices_chunk64"][: rows.chunk64],
-        }
 
 
 class GDNSteps:
@@ -202,7 +195,7 @@ class GDNSteps:
         if decode_rows:
             decodes = layout.without_prefills(decode_rows)
             self.decode_pool = StepBufferPool(decodes, device, stats, fixed=True)
-        self.fill = make_table_fill(table_fill, layout, device)
+        self.device_fill = make_device_fill(table_fill, layout, device)
         self._inputs = inputs
         self._idle = False
 

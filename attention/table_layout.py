@@ -97,11 +97,13 @@ TABLES = (
     Table("spec_sequence_masks", lambda t: (t.verifying,), "vLLM's layers", torch.bool),
     Table("spec_state_indices", lambda t: (t.num_groups, t.verifying, t.num_spec + 1),
           "speculative: all"),
-    # What attention/context_parallel.py lays out: a group's state indices each, two more rows of
-    # max_seqs, and three for each input that a convolution looks back at.
-    Table("context_parallel",
-          lambda t: ((t.num_groups + 2 + 3 * t.conv_history) * t.max_seqs * (t.conv_history > 0),),
-          "Ascend: context_parallel"),
+    # Prefill context parallelism: ``ContextParallelTables``.
+    Table("shared_state_indices", lambda t: (t.num_groups, t.shared), "Ascend: context_parallel"),
+    Table("shared_has_initial_state", lambda t: (t.shared,), "the same", torch.bool),
+    Table("own_prefills", lambda t: (t.shared,), "the same"),
+    Table("conv_last_rows", lambda t: (t.shared * t.conv_history,), "the same"),
+    Table("conv_past_rows", lambda t: (t.shared * t.conv_history,), "the same"),
+    Table("conv_final_rows", lambda t: (t.shared * t.conv_history,), "the same"),
     # Last those that grow with the tokens: a step sends them as far as it fills them.
     Table("batch_ptr", lambda t: (t.conv_programs,), "CUDA: convolution, the programs' sequences"),
     Table("token_chunk_offset_ptr", lambda t: (t.conv_programs,),
@@ -158,6 +160,11 @@ class TableLayout:
     def verifying(self) -> int:
         """Most requests a step that verify drafts."""
         return self.max_seqs * (self.num_spec > 0)
+
+    @property
+    def shared(self) -> int:
+        """Most prefills a step that the ranks have a part of each."""
+        return self.max_seqs * (self.conv_history > 0)
 
     @property
     def conv_programs(self) -> int:

@@ -65,7 +65,7 @@ class InterpretedFill:
 
 
 def main() -> None:
-    from ascend_gdn.attention.device_fill import FillLaunch
+    from ascend_gdn.attention.device_fill import DeviceFill
 
     while True:
         try:
@@ -73,7 +73,7 @@ def main() -> None:
         except EOFError:
             return
         layout = (GuardedLayout if guarded else TableLayout)(*arguments)
-        FillLaunch.of(layout)(torch.from_numpy(buffer), num_seqs)
+        DeviceFill(layout)(torch.from_numpy(buffer), num_seqs)
         pickle.dump(buffer, sys.stdout.buffer)
         sys.stdout.flush()
 

@@ -15,7 +15,16 @@ from ascend_gdn.attention.errors import GDNContractError
 from ascend_gdn.attention.stats import GDNStats
 from ascend_gdn.attention.step import GDNSteps
 from ascend_gdn.attention.step_inputs import StepInputs
-from workloads import CPU, DECODE_WORKLOADS, WORKLOADS, Ours, Theirs, Workload, builder_arguments
+from workloads import (
+    CPU,
+    DECODE_WORKLOADS,
+    WORKLOADS,
+    Batch,
+    Ours,
+    Theirs,
+    Workload,
+    builder_arguments,
+)
 
 from .reference import reference_tables
 
@@ -45,7 +54,11 @@ SHARED_FIELDS = (
 
 
 def assert_same(workload: Workload, ours_cls: type[Ours] = Ours) -> None:
-    theirs, ours = Theirs(workload), ours_cls(workload)
+    assert_equals_vllm(ours_cls(workload), workload)
+
+
+def assert_equals_vllm(ours: Ours, workload: Workload) -> None:
+    theirs = Theirs(workload)
     expected = theirs.step(theirs.batch.common_metadata())
     found = ours.step(ours.batch.common_metadata())
     for group, (want, got) in enumerate(zip(expected, found, strict=True)):
@@ -289,6 +302,25 @@ def test_a_graph_finds_its_inputs_at_the_same_addresses(workload):
             for step in steps
         }
         assert len(addresses) == 1
+
+
+class ThreeDrafts(Workload):
+    num_spec = 3
+
+
+@pytest.mark.parametrize("full_graph", [False, True])
+def test_what_a_builder_keeps_of_a_step_fits_the_next(full_graph):
+    # As many tokens of other requests; as many requests, of other lengths; and all of it again.
+    steps = [[3] * 4, [-1] * 16, [1] * 8, [3, 1, 3], [3, 3], [-1] * 4, [1, 3, 3], [1]] * 2
+    ours = Ours(ThreeDrafts("any", [4], [9], [3], full_graph=full_graph))
+    for number, drafts in enumerate(steps):
+        lengths = [max(count, 0) + 1 for count in drafts]
+        accepted = [1 + (number + row) % length for row, length in enumerate(lengths)]
+        workload = ThreeDrafts(
+            "any", lengths, [50 + number] * len(lengths), drafts, accepted, full_graph=full_graph
+        )
+        ours.batch = Batch(workload)
+        assert_equals_vllm(ours, workload)
 
 
 def test_padding_of_a_full_graph_is_null():

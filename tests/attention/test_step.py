@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from ascend_gdn.attention.chunk_plan import fill_chunk_tables, fill_cu_seqlens
+from ascend_gdn.attention.chunk_plan import fill_chunk_tables
 from ascend_gdn.attention.stats import GDNStats
 from ascend_gdn.attention.step import GDNSteps
-from ascend_gdn.attention.table_fill import HostFill
 from ascend_gdn.attention.table_layout import TableLayout
 from workloads import DECODE_WORKLOADS, WORKLOADS, Batch, Ours, OursOnCuda, Workload
 
@@ -28,31 +27,26 @@ MIXED = Workload(
 
 
 class FakeDeviceFill:
-    """As ``TritonFill``; the kernel's part is done from what has arrived on the device."""
-
-    first_sent = LAYOUT.num_chunk_tables
+    """As ``DeviceFill``; the kernel's part is done from what has arrived on the device."""
 
     def __init__(self) -> None:
         self.launched: list[int] = []
 
-    def write(self, buffer, tables, layout, lengths):
-        return fill_cu_seqlens(buffer, tables, layout, lengths)
-
-    def launch(self, buffer, num_seqs):
+    def __call__(self, buffer, num_seqs):
         self.launched.append(num_seqs)
         lengths = LAYOUT.views(buffer)["cu_seqlens"][: num_seqs + 1].diff().numpy()
         made = np.zeros(LAYOUT.num_elements, dtype=np.int32)
         tables = LAYOUT.host_views(torch.from_numpy(made))
         fill_chunk_tables(made, tables, LAYOUT, lengths)
-        buffer[: self.first_sent] = torch.from_numpy(made)[: self.first_sent]
-        return 1
+        unsent = LAYOUT.num_chunk_tables
+        buffer[:unsent] = torch.from_numpy(made)[:unsent]
 
 
-def prefill_step(mocker, workload: Workload, fill):
+def prefill_step(mocker, workload: Workload, device_fill=None):
     """Build one step on slots with a device side; return the pool's slot, metadata, stats."""
     side, stats = Ours(workload), GDNStats()
     side.steps = GDNSteps(LAYOUT, CPU, side._inputs, stats)
-    side.steps.fill = fill
+    side.steps.device_fill = device_fill
     slot = side.steps.pool._slots[0]
     slot.lay_over(torch.full_like(slot.host_buffer, -1))
     slot.copied = mocker.Mock()
@@ -70,7 +64,7 @@ def prefill_step(mocker, workload: Workload, fill):
 )
 def test_a_step_is_the_same_whoever_fills_its_tables(mocker, workload, lengths):
     fill = FakeDeviceFill()
-    by_host, _, host_stats = prefill_step(mocker, workload, HostFill())
+    by_host, _, host_stats = prefill_step(mocker, workload)
     slot, metadata, stats = prefill_step(mocker, workload, fill)
     for name, place in LAYOUT.places.items():
         assert slot.device_buffer[place].equal(by_host.device_buffer[place]), name

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ascend_gdn.attention.device_fill import FillLaunch
+from ascend_gdn.attention.device_fill import DeviceFill
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
 
 from ..attention.interpreted_fill import GuardedLayout
@@ -20,7 +20,7 @@ from ..attention.test_device_fill import assert_equal_to_host_and_reference
 
 def gpu_fill(layout: TableLayout, buffer: np.ndarray, num_seqs: int) -> np.ndarray:
     on_device = torch.from_numpy(buffer).to(CUDA)
-    FillLaunch.of(layout)(on_device, num_seqs)
+    DeviceFill(layout)(on_device, num_seqs)
     return on_device.cpu().numpy()
 
 

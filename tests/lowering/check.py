@@ -19,7 +19,7 @@ from pathlib import Path
 import controls
 from lower import Kernel, LoweringError, lower
 
-from ascend_gdn.attention.device_fill import FillLaunch, fill_chunk_tables_kernel
+from ascend_gdn.attention.device_fill import DeviceFill, fill_chunk_tables_kernel
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
 from ascend_gdn.fla.state_copies import TILE, leave_states_kernel
 
@@ -46,7 +46,7 @@ def our_kernels() -> dict[str, Kernel]:
             Kernel(
                 fill_chunk_tables_kernel,
                 {"buffer": "*i32", "num_seqs": "i32"},
-                FillLaunch.of(layout).constants,
+                DeviceFill(layout).constants,
             )
         )
     parameters = list(signature(leave_states_kernel.fn).parameters)

@@ -11,7 +11,6 @@ import torch
 
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
 from ascend_gdn.attention.errors import GDNContractError
-from ascend_gdn.attention.table_fill import HostFill
 from ascend_gdn.attention.table_layout import cumsum_block_size
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from workloads import Batch, Workload, builder_arguments
@@ -174,7 +173,7 @@ def test_inputs_of_a_step(runner):
 
 
 def test_on_cpu_the_host_fills_the_tables_whoever_is_asked(runner, gdn_builders):
-    assert type(runner.gdn_steps.fill) is HostFill
+    assert runner.gdn_steps.device_fill is None
     common = Batch(Workload("prompt", [70], [0])).common_metadata()
     metadata = runner._build_attention_metadata(lambda _: gdn_builders[0].build(0, common[0]))
     assert metadata.chunk_indices.tolist() == [[0, 0], [0, 1]]
