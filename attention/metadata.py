@@ -58,15 +58,21 @@ class GDNChunkedPrefillMetadata:
                 raise self._error(name, "None", "a table", "a builder that left it out")
         lengths = self.cu_seqlens_cpu[1:] - self.cu_seqlens_cpu[:-1]
         seqs, chunks = len(lengths), int(np.add.reduce((lengths + (CHUNK_SIZE - 1)) >> 6))
-        if not (
-            self.cu_seqlens.shape[0] == seqs + 1
-            and self.chunk_indices_chunk64.shape[0] == chunks
-            and self.chunk_indices_chunk64_cpu.shape[0] == chunks
-            and self.chunk_offsets_chunk64.shape[0] == seqs + 1
-            and self.update_chunk_offsets_chunk64.shape[0] == seqs + 1
-            and self.final_chunk_indices_chunk64.shape[0] == seqs
+        for table, expected in (
+            (self.cu_seqlens, seqs + 1),
+            (self.chunk_indices_chunk64, chunks),
+            (self.chunk_indices_chunk64_cpu, chunks),
+            (self.chunk_offsets_chunk64, seqs + 1),
+            (self.update_chunk_offsets_chunk64, seqs + 1),
+            (self.final_chunk_indices_chunk64, seqs),
         ):
-            raise self._mismatch(seqs, chunks)
+            if table.shape[0] != expected:
+                raise self._error(
+                    next(name for name, value in self.__dict__.items() if value is table),
+                    f"{table.shape[0]} rows",
+                    f"{expected} rows, for {seqs} sequences of together {self.num_tokens} tokens",
+                    "tables and cu_seqlens of different steps put together",
+                )
 
     @classmethod
     def over(cls, slot: Slot, seqs: int, rows: TableRows) -> Self:
@@ -92,24 +98,6 @@ class GDNChunkedPrefillMetadata:
             found=found,
             expected=expected,
             cause=cause,
-        )
-
-    def _mismatch(self, seqs: int, chunks: int) -> GDNContractError:
-        expected = {
-            "cu_seqlens": seqs + 1,
-            "chunk_indices_chunk64": chunks,
-            "chunk_indices_chunk64_cpu": chunks,
-            "chunk_offsets_chunk64": seqs + 1,
-            "update_chunk_offsets_chunk64": seqs + 1,
-            "final_chunk_indices_chunk64": seqs,
-        }
-        found = {name: self.__dict__[name].shape[0] for name in expected}
-        name = next(name for name in expected if found[name] != expected[name])
-        return self._error(
-            name,
-            f"{found[name]} rows",
-            f"{expected[name]} rows, for {seqs} sequences of together {self.num_tokens} tokens",
-            "tables and cu_seqlens of different steps put together",
         )
 
     @property

