@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-from ascend_gdn.runner.checks.seams import Seam
+from ascend_gdn.runner.checks.seams import Seams
 
 
-def gpu_seams() -> tuple[Seam, ...]:
+def gpu_seams() -> Seams:
     """The kernels of vLLM 0.23.0 that the CUDA layer launches, with all their parameters but those
     that it passes by name."""
     from vllm.model_executor.layers.fla.ops.chunk_delta_h import (
@@ -28,41 +28,24 @@ def gpu_seams() -> tuple[Seam, ...]:
         _causal_conv1d_fwd_kernel as conv,
     )
 
-    def tuned(kernel, *parameters: str) -> Seam:  # type: ignore[no-untyped-def]
-        return Seam(kernel.fn.fn.fn, parameters)  # in heuristics, autotuner and JIT
-
-    tables = ("cu_seqlens", "chunk_indices", "T")
-    return (
-        tuned(cumsum, "s", "o", *tables),
-        tuned(kkt, "k", "beta", "g", "A", *tables),
-        tuned(solve, "A", "Ai", *tables),
-        tuned(w_u, "k", "v", "beta", "w", "u", "A", "g", *tables),
-        tuned(
-            fwd_h,
-            *("k", "v", "w", "v_new", "g", "gk", "h", "h0", "ht"),
-            *("cu_seqlens", "chunk_offsets", "T"),
-        ),
-        tuned(fwd_o, "q", "k", "v", "h", "g", "o", "cu_seqlens", "chunk_indices", "scale", "T"),
-        Seam(
-            post_conv.fn,
-            (
-                *("mixed_qkv_ptr", "a_ptr", "b_ptr", "A_log_ptr", "dt_bias_ptr"),
-                *("q_ptr", "k_ptr", "v_ptr", "g_ptr", "beta_ptr"),
-                *("stride_x_tok", "stride_a_tok", "stride_b_tok"),
-                *("stride_q_tok", "stride_k_tok", "stride_v_tok", "L"),
-            ),
-        ),
-        Seam(
-            conv.fn,
-            (
-                *("x_ptr", "w_ptr", "bias_ptr", "initial_states_ptr", "cache_indices_ptr"),
-                *("has_initial_states_ptr", "query_start_loc_ptr", "batch_ptr"),
-                *("token_chunk_offset_ptr", "block_idx_first_scheduled_token"),
-                *("block_idx_last_scheduled_token", "initial_state_idx", "num_computed_tokens"),
-                *("o_ptr", "dim", "num_cache_lines", "stride_x_dim", "stride_x_token"),
-                *("stride_w_dim", "stride_w_width", "stride_istate_seq", "stride_istate_dim"),
-                *("stride_istate_token", "stride_cache_indices", "stride_o_dim", "stride_o_token"),
-                *("stride_block_m", "pad_slot_id", "null_block_id"),
-            ),
-        ),
-    )
+    tuned = {
+        cumsum: "s o cu_seqlens chunk_indices T",
+        kkt: "k beta g A cu_seqlens chunk_indices T",
+        solve: "A Ai cu_seqlens chunk_indices T",
+        w_u: "k v beta w u A g cu_seqlens chunk_indices T",
+        fwd_h: "k v w v_new g gk h h0 ht cu_seqlens chunk_offsets T",
+        fwd_o: "q k v h g o cu_seqlens chunk_indices scale T",
+    }
+    return {
+        **{kernel.fn.fn.fn: names for kernel, names in tuned.items()},  # heuristics, autotuner, JIT
+        post_conv.fn: """
+            mixed_qkv_ptr a_ptr b_ptr A_log_ptr dt_bias_ptr q_ptr k_ptr v_ptr g_ptr beta_ptr
+            stride_x_tok stride_a_tok stride_b_tok stride_q_tok stride_k_tok stride_v_tok L""",
+        conv.fn: """
+            x_ptr w_ptr bias_ptr initial_states_ptr cache_indices_ptr has_initial_states_ptr
+            query_start_loc_ptr batch_ptr token_chunk_offset_ptr block_idx_first_scheduled_token
+            block_idx_last_scheduled_token initial_state_idx num_computed_tokens o_ptr
+            dim num_cache_lines stride_x_dim stride_x_token stride_w_dim stride_w_width
+            stride_istate_seq stride_istate_dim stride_istate_token stride_cache_indices
+            stride_o_dim stride_o_token stride_block_m pad_slot_id null_block_id""",
+    }

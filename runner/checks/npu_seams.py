@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from importlib.metadata import version as installed_version
 
-from ascend_gdn.runner.checks.seams import IncompatibleStackError, Seam
+from ascend_gdn.runner.checks.seams import IncompatibleStackError, Seams, shared_seams
 
 VLLM_ASCEND_VERSIONS = ("0.23.0", "0.23.0.post1")
 
@@ -24,13 +24,15 @@ def check_ascend_version(version: str | None = None) -> None:
         )
 
 
-def ascend_seams() -> tuple[Seam, ...]:
+def ascend_seams() -> Seams:
     """The seams of vLLM-Ascend 0.23.0 that the NPU worker overrides or calls."""
     from vllm_ascend.device.device_op import DeviceOperator
     from vllm_ascend.ops.gdn import AscendGatedDeltaNetAttention as Layer
     from vllm_ascend.ops.gdn_attn_builder import AscendGDNAttentionMetadataBuilder as Builder
-    from vllm_ascend.ops.triton.fla.chunk_delta_hupdate import chunk_gated_delta_rule_fwd_hupdate
-    from vllm_ascend.ops.triton.fla.chunk_scaled_dot_kkt import chunk_scaled_dot_kkt_fwd
+    from vllm_ascend.ops.triton.fla.chunk_delta_hupdate import (
+        chunk_gated_delta_rule_fwd_hupdate as fwd_h,
+    )
+    from vllm_ascend.ops.triton.fla.chunk_scaled_dot_kkt import chunk_scaled_dot_kkt_fwd as kkt
     from vllm_ascend.ops.triton.fla.cumsum import chunk_local_cumsum
     from vllm_ascend.ops.triton.fla.l2norm import l2norm_fwd
     from vllm_ascend.ops.triton.fla.solve_tril import solve_tril
@@ -40,46 +42,20 @@ def ascend_seams() -> tuple[Seam, ...]:
     from vllm_ascend.worker.pcp_utils import PCPManager
     from vllm_ascend.worker.worker import NPUWorker as Worker
 
-    return (
-        Seam(Worker._init_device, ("self",)),
-        Seam(Worker.init_device, ("self",)),
-        Seam(Runner.initialize_attn_backend, ("self", "kv_cache_config")),
-        Seam(Runner._build_attention_metadata, ("self", "num_tokens", "num_reqs", "max_query_len")),
-        Seam(Runner._dummy_run, ("self", "num_tokens", "with_prefill")),
-        Seam(Runner._model_forward, ("self", "num_tokens_padded")),
-        Seam(Runner.synchronize_input_prep, ("self",)),
-        Seam(
-            Runner._determine_batch_execution_and_padding,
-            ("self", "num_tokens", "num_reqs", "num_scheduled_tokens_np"),
-        ),
-        Seam(
-            Builder.build,
-            (
-                "self",
-                "common_prefix_len",
-                "common_attn_metadata",
-                "num_accepted_tokens",
-                "num_decode_draft_tokens_cpu",
-                "fast_build",
-            ),
-        ),
-        Seam(Layer._forward_core, ("self", "mixed_qkv", "b", "a", "core_attn_out")),
-        Seam(DeviceOperator.fused_gdn_gating, ("A_log", "a", "b", "dt_bias")),
-        Seam(l2norm_fwd, ("x",)),
-        Seam(clear_ssm_states, ("ssm_states", "has_initial_state")),
-        Seam(chunk_local_cumsum, ("g", "chunk_size")),
-        Seam(
-            chunk_scaled_dot_kkt_fwd,
-            ("k", "beta", "g_cumsum", "cu_seqlens", "chunk_indices", "chunk_size", "output_dtype"),
-        ),
-        Seam(
-            solve_tril,
-            ("A", "cu_seqlens", "chunk_indices_large_block", "chunk_indices_bt", "output_dtype"),
-        ),
-        Seam(
-            chunk_gated_delta_rule_fwd_hupdate,
-            ("k", "w", "u", "g", "chunk_size", "cu_seqlens", "chunk_indices", "chunk_offsets"),
-        ),
-        Seam(PCPManager.init_batch_info, ("self", "num_scheduled_tokens", "num_reqs")),
-        Seam(recompute_w_u_fwd, ("k", "v", "beta", "g_cumsum", "A", "cu_seqlens", "chunk_indices")),
-    )
+    return shared_seams(Layer, Builder, Runner) | {
+        Worker._init_device: "self",
+        Worker.init_device: "self",
+        Runner.initialize_attn_backend: "self kv_cache_config",
+        Runner._dummy_run: "self num_tokens with_prefill",
+        Runner._model_forward: "self num_tokens_padded",
+        Runner.synchronize_input_prep: "self",
+        PCPManager.init_batch_info: "self num_scheduled_tokens num_reqs",
+        DeviceOperator.fused_gdn_gating: "A_log a b dt_bias",
+        l2norm_fwd: "x",
+        clear_ssm_states: "ssm_states has_initial_state",
+        chunk_local_cumsum: "g chunk_size",
+        kkt: "k beta g_cumsum cu_seqlens chunk_indices chunk_size output_dtype",
+        solve_tril: "A cu_seqlens chunk_indices_large_block chunk_indices_bt output_dtype",
+        recompute_w_u_fwd: "k v beta g_cumsum A cu_seqlens chunk_indices",
+        fwd_h: "k w u g chunk_size cu_seqlens chunk_indices chunk_offsets",
+    }

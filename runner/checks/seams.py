@@ -8,11 +8,12 @@ another version may lack.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 VLLM_VERSION = "0.23.0"
+Seams: TypeAlias = dict[Callable[..., Any], str]
+"""Functions of vLLM that we override or call, and the first parameters, which we count on."""
 
 
 class IncompatibleStackError(RuntimeError):
@@ -37,23 +38,22 @@ def check_version(version: str | None = None) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Seam:
-    """A function of vLLM that we override or call, and the parameters that we count on."""
+def shared_seams(layer: Any, builder: Any, runner: Any) -> Seams:
+    """The seams of a GDN layer, its builder and a model runner, of vLLM or of vLLM-Ascend."""
+    return {
+        layer._forward_core: "self mixed_qkv b a core_attn_out",
+        builder.build: (
+            "self common_prefix_len common_attn_metadata num_accepted_tokens "
+            "num_decode_draft_tokens_cpu fast_build"
+        ),
+        runner._build_attention_metadata: "self num_tokens num_reqs max_query_len",
+        runner._determine_batch_execution_and_padding: (
+            "self num_tokens num_reqs num_scheduled_tokens_np"
+        ),
+    }
 
-    function: Callable[..., Any]
-    parameters: tuple[str, ...]
 
-    def mismatch(self) -> str | None:
-        """What differs from the expected signature, or None."""
-        found = tuple(inspect.signature(self.function).parameters)
-        if found[: len(self.parameters)] == self.parameters:
-            return None
-        name = f"{self.function.__module__}.{self.function.__qualname__}"
-        return f"{name}: got parameters {found}, expected them to start with {self.parameters}"
-
-
-def vllm_seams() -> tuple[Seam, ...]:
+def vllm_seams() -> Seams:
     """The seams of vLLM 0.23.0 that every platform's worker uses."""
     from vllm.model_executor.custom_op import PluggableLayer
     from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import (
@@ -62,46 +62,31 @@ def vllm_seams() -> tuple[Seam, ...]:
     from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadataBuilder as Builder
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner as Runner
 
-    return (
-        Seam(PluggableLayer.register_oot, ("_decorated_layer_cls", "name")),
-        Seam(Layer.forward_cuda, ("self", "hidden_states", "output")),
-        Seam(Layer._forward_core, ("self", "mixed_qkv", "b", "a", "core_attn_out")),
-        Seam(Layer._output_projection, ("self", "core_attn_out", "z", "output", "num_tokens")),
-        Seam(
-            Builder.build,
-            (
-                "self",
-                "common_prefix_len",
-                "common_attn_metadata",
-                "num_accepted_tokens",
-                "num_decode_draft_tokens_cpu",
-                "fast_build",
-            ),
-        ),
-        Seam(
-            Runner.initialize_metadata_builders, ("self", "kv_cache_config", "kernel_block_sizes")
-        ),
-        Seam(Runner._build_attention_metadata, ("self", "num_tokens", "num_reqs", "max_query_len")),
-        Seam(Runner._dummy_run, ("self", "num_tokens")),
-        Seam(
-            Runner._determine_batch_execution_and_padding,
-            ("self", "num_tokens", "num_reqs", "num_scheduled_tokens_np"),
-        ),
-        Seam(Runner._prepare_inputs, ("self", "scheduler_output", "num_scheduled_tokens")),
-        Seam(Runner._update_states, ("self", "scheduler_output")),
-        Seam(
-            Runner._update_states_after_model_execute,
-            ("self", "output_token_ids", "scheduler_output"),
-        ),
-        Seam(Runner._get_mamba_bufs, ("self",)),
-        Seam(Runner._sample, ("self", "logits", "spec_decode_metadata")),
-        Seam(Runner._dummy_sampler_run, ("self", "hidden_states")),
-    )
+    return shared_seams(Layer, Builder, Runner) | {
+        PluggableLayer.register_oot: "_decorated_layer_cls name",
+        Layer.forward_cuda: "self hidden_states output",
+        Layer._output_projection: "self core_attn_out z output num_tokens",
+        Runner.initialize_metadata_builders: "self kv_cache_config kernel_block_sizes",
+        Runner._dummy_run: "self num_tokens",
+        Runner._prepare_inputs: "self scheduler_output num_scheduled_tokens",
+        Runner._update_states: "self scheduler_output",
+        Runner._update_states_after_model_execute: "self output_token_ids scheduler_output",
+        Runner._get_mamba_bufs: "self",
+        Runner._sample: "self logits spec_decode_metadata",
+        Runner._dummy_sampler_run: "self hidden_states",
+    }
 
 
-def check_seams(seams: Iterable[Seam]) -> None:
+def check_seams(seams: Seams) -> None:
     """Raise :class:`IncompatibleStackError` if a seam's signature is not the released one's."""
-    mismatches = [text for seam in seams if (text := seam.mismatch()) is not None]
+    mismatches = []
+    for function, parameters in seams.items():
+        expected, found = tuple(parameters.split()), tuple(inspect.signature(function).parameters)
+        if found[: len(expected)] != expected:
+            mismatches.append(
+                f"{function.__module__}.{function.__qualname__}: got parameters {found}, "
+                f"expected them to start with {expected}"
+            )
     if mismatches:
         raise IncompatibleStackError(
             f"ascend-gdn: the installed vLLM differs from the released {VLLM_VERSION}: "
