@@ -14,7 +14,7 @@ from ascend_gdn.attention.stats import GDNStats
 from ascend_gdn.attention.step import GDNSteps
 from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
-from ascend_gdn.runner.checks.additional_options import table_fill_option
+from ascend_gdn.runner.checks.additional_options import additional_option
 from ascend_gdn.runner.upstream.allowed_tokens import write_allowed_tokens
 from ascend_gdn.runner.upstream.decode_graphs import PrefillsNeedNoGraphMixin
 from ascend_gdn.runner.upstream.left_out_requests import LeftOutRequestsMixin
@@ -111,7 +111,7 @@ class StepModelRunnerMixin(LeftOutRequestsMixin, PrefillsNeedNoGraphMixin):
             self.device,
             lambda idle: self._gdn_step_inputs(groups, idle),
             self.gdn_stats,
-            table_fill_option(self.vllm_config),
+            additional_option(self.vllm_config, "gdn_table_fill"),
             decode_rows=rows if builders[0][1].plans_decodes else 0,
         )
         for kv_cache_group, builder in builders:

@@ -37,11 +37,6 @@ def additional_option(vllm_config: VllmConfig, name: str) -> str:
     return str(_options(vllm_config).get(name, _OPTIONS[name][0])).strip().lower()
 
 
-def table_fill_option(vllm_config: VllmConfig) -> str:
-    """Who is asked to fill the chunk tables: ``gdn_table_fill`` of ``--additional-config``."""
-    return additional_option(vllm_config, "gdn_table_fill")
-
-
 def refused_options(vllm_config: VllmConfig) -> list[str]:
     """What is wrong with the options, each with what to do: values, and names meant for us.
 

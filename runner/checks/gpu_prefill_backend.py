@@ -50,13 +50,11 @@ def settle_prefill_backend(vllm_config: VllmConfig) -> None:
         return
     obstacles = "; ".join(_obstacles(vllm_config))
     raise_if_refused(
-        [
-            (
-                asked == "flashinfer" and bool(obstacles),
-                f"got gdn_prefill_backend='flashinfer' with {obstacles}; pass "
-                "--gdn-prefill-backend triton",
-            )
-        ]
+        (
+            asked == "flashinfer" and bool(obstacles),
+            f"got gdn_prefill_backend='flashinfer' with {obstacles}; pass --gdn-prefill-backend "
+            "triton",
+        )
     )
     if obstacles:
         logger.info("ascend-gdn: gdn_prefill_backend 'auto' means 'triton': got %s.", obstacles)

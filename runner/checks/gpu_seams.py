@@ -9,39 +9,35 @@ from ascend_gdn.runner.checks.seams import Seams
 def gpu_seams() -> Seams:
     """The kernels of vLLM 0.23.0 that the CUDA layer launches, with all their parameters but those
     that it passes by name."""
-    from vllm.model_executor.layers.fla.ops.chunk_delta_h import (
-        chunk_gated_delta_rule_fwd_kernel_h_blockdim64 as fwd_h,
+    from vllm.model_executor.layers.fla.ops import (
+        chunk_delta_h,
+        chunk_o,
+        chunk_scaled_dot_kkt,
+        cumsum,
+        fused_gdn_prefill_post_conv,
+        solve_tril,
+        wy_fast,
     )
-    from vllm.model_executor.layers.fla.ops.chunk_o import chunk_fwd_kernel_o as fwd_o
-    from vllm.model_executor.layers.fla.ops.chunk_scaled_dot_kkt import (
-        chunk_scaled_dot_kkt_fwd_kernel as kkt,
-    )
-    from vllm.model_executor.layers.fla.ops.cumsum import chunk_local_cumsum_scalar_kernel as cumsum
-    from vllm.model_executor.layers.fla.ops.fused_gdn_prefill_post_conv import (
-        _fused_post_conv_kernel as post_conv,
-    )
-    from vllm.model_executor.layers.fla.ops.solve_tril import (
-        merge_16x16_to_64x64_inverse_kernel as solve,
-    )
-    from vllm.model_executor.layers.fla.ops.wy_fast import recompute_w_u_fwd_kernel as w_u
-    from vllm.model_executor.layers.mamba.ops.causal_conv1d import (
-        _causal_conv1d_fwd_kernel as conv,
-    )
+    from vllm.model_executor.layers.mamba.ops import causal_conv1d
 
     tuned = {
-        cumsum: "s o cu_seqlens chunk_indices T",
-        kkt: "k beta g A cu_seqlens chunk_indices T",
-        solve: "A Ai cu_seqlens chunk_indices T",
-        w_u: "k v beta w u A g cu_seqlens chunk_indices T",
-        fwd_h: "k v w v_new g gk h h0 ht cu_seqlens chunk_offsets T",
-        fwd_o: "q k v h g o cu_seqlens chunk_indices scale T",
+        cumsum.chunk_local_cumsum_scalar_kernel: "s o cu_seqlens chunk_indices T",
+        chunk_scaled_dot_kkt.chunk_scaled_dot_kkt_fwd_kernel: (
+            "k beta g A cu_seqlens chunk_indices T"
+        ),
+        solve_tril.merge_16x16_to_64x64_inverse_kernel: "A Ai cu_seqlens chunk_indices T",
+        wy_fast.recompute_w_u_fwd_kernel: "k v beta w u A g cu_seqlens chunk_indices T",
+        chunk_delta_h.chunk_gated_delta_rule_fwd_kernel_h_blockdim64: (
+            "k v w v_new g gk h h0 ht cu_seqlens chunk_offsets T"
+        ),
+        chunk_o.chunk_fwd_kernel_o: "q k v h g o cu_seqlens chunk_indices scale T",
     }
     return {
         **{kernel.fn.fn.fn: names for kernel, names in tuned.items()},  # heuristics, autotuner, JIT
-        post_conv.fn: """
+        fused_gdn_prefill_post_conv._fused_post_conv_kernel.fn: """
             mixed_qkv_ptr a_ptr b_ptr A_log_ptr dt_bias_ptr q_ptr k_ptr v_ptr g_ptr beta_ptr
             stride_x_tok stride_a_tok stride_b_tok stride_q_tok stride_k_tok stride_v_tok L""",
-        conv.fn: """
+        causal_conv1d._causal_conv1d_fwd_kernel.fn: """
             x_ptr w_ptr bias_ptr initial_states_ptr cache_indices_ptr has_initial_states_ptr
             query_start_loc_ptr batch_ptr token_chunk_offset_ptr block_idx_first_scheduled_token
             block_idx_last_scheduled_token initial_state_idx num_computed_tokens o_ptr

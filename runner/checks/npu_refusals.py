@@ -25,30 +25,28 @@ def refuse_unsupported_on_ascend(
     context_parallel = vllm_config.parallel_config.prefill_context_parallel_size
     in_parts = has_gdn_layers and context_parallel > 1
     raise_if_refused(
+        # With worker_cls "auto", vllm_ascend/platform.py (0.23.0) takes another worker for these
+        # two. With ours they would not be served as configured.
         (
-            # With worker_cls "auto", vllm_ascend/platform.py (0.23.0) takes another worker for
-            # these two. With ours they would not be served as configured.
-            (
-                is_310p,
-                "got a 310P, expected a 910B or later: vLLM-Ascend has a worker of its own for it; "
-                "leave out --worker-cls",
-            ),
-            (
-                bool(xlite.get("enabled", False)),
-                "got xlite_graph_config with enabled=true in --additional-config, which needs "
-                "vLLM-Ascend's Xlite worker; switch it off, or leave out --worker-cls",
-            ),
-            (
-                in_parts and vllm_config.speculative_config is not None,
-                f"got --prefill-context-parallel-size {context_parallel} with a "
-                "--speculative-config, which this worker does not have together; leave one out",
-            ),
-            (
-                in_parts and vllm_config.cache_config.enable_prefix_caching,
-                f"got --prefill-context-parallel-size {context_parallel} with prefix caching, "
-                "which this worker does not have together; add --no-enable-prefix-caching",
-            ),
-        )
+            is_310p,
+            "got a 310P, expected a 910B or later: vLLM-Ascend has a worker of its own for it; "
+            "leave out --worker-cls",
+        ),
+        (
+            bool(xlite.get("enabled", False)),
+            "got xlite_graph_config with enabled=true in --additional-config, which needs "
+            "vLLM-Ascend's Xlite worker; switch it off, or leave out --worker-cls",
+        ),
+        (
+            in_parts and vllm_config.speculative_config is not None,
+            f"got --prefill-context-parallel-size {context_parallel} with a --speculative-config, "
+            "which this worker does not have together; leave one out",
+        ),
+        (
+            in_parts and vllm_config.cache_config.enable_prefix_caching,
+            f"got --prefill-context-parallel-size {context_parallel} with prefix caching, which "
+            "this worker does not have together; add --no-enable-prefix-caching",
+        ),
     )
 
 
@@ -58,10 +56,8 @@ def repair_all2all_backend(vllm_config: VllmConfig) -> None:
     With worker_cls "auto" and sequence parallelism off, vllm_ascend/platform.py (0.23.0) sets it so
     that vLLM does not go sequence-parallel in its MoE layers.
     """
-    parallel = vllm_config.parallel_config
-    if vllm_config.compilation_config.pass_config.enable_sp:
-        return
-    if parallel.all2all_backend != "flashinfer_all2allv":
+    parallel, passes = vllm_config.parallel_config, vllm_config.compilation_config.pass_config
+    if not passes.enable_sp and parallel.all2all_backend != "flashinfer_all2allv":
         logger.info(
             "ascend-gdn: all2all_backend %s -> flashinfer_all2allv, as vLLM-Ascend sets it for its "
             "own worker.",

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import gcd
 
 from vllm.config import ModelConfig, MultiModalConfig, VllmConfig
@@ -34,59 +33,55 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
     aligned = AlignedAsyncScheduler if asynchronous else AlignedScheduler
     raise_if_refused(
         (
-            (
-                # vLLM 0.23.0 compares attention heads alone, and cuts what does not divide.
-                any(count % ranks for count in heads),
-                f"got --tensor-parallel-size {ranks} for {heads[0]} key and {heads[1]} value heads "
-                "of linear attention (linear_num_key_heads, linear_num_value_heads), expected a "
-                f"divisor of both; pass one of {_divisors(*heads, text.num_attention_heads)}",
-            ),
-            (
-                vision is not None
-                and vision.mm_encoder_tp_mode != "data"
-                and model.hf_config.vision_config.num_heads % ranks != 0,
-                f"got --tensor-parallel-size {ranks}, expected a divisor of the vision tower's "
-                "heads (num_heads of vision_config); serve text alone with --language-model-only, "
-                "or pass --mm-encoder-tp-mode data",
-            ),
-            (
-                vllm_config.scheduler_config.disable_hybrid_kv_cache_manager,
-                "got the hybrid KV cache manager switched off, expected on: the states of GDN "
-                "layers and the cache of attention are no one kind; leave out "
-                "--disable-hybrid-kv-cache-manager, or a --kv-transfer-config whose connector does "
-                "not support it",
-            ),
-            (
-                aligns and speculates and not issubclass(scheduler, aligned),
-                f"got prefix caching with speculative decoding under {scheduler.__name__} and "
-                f"async_scheduling={asynchronous}, expected {aligned.__name__}: vLLM 0.23.0's "
-                "caches states of other tokens than it says (vllm-project/vllm#43559); pass "
-                f"--scheduler-cls ascend_gdn.runner.align_scheduler.{aligned.__name__}, or "
-                "--no-enable-prefix-caching",
-            ),
-            (
-                vllm_config.model_config.enable_prompt_embeds and speculates,
-                "got --enable-prompt-embeds with speculative decoding, expected one of them: vLLM "
-                "0.23.0's drafter asks for the last token of a prompt in chunks (v1/spec_decode/"
-                "llm_base_proposer.py:950), which embeddings have not, and the engine ends with "
-                "the first such request; leave out one of the two options",
-            ),
-            (
-                vllm_config.use_v2_model_runner,
-                "got vLLM's V2 model runner, expected V1; set VLLM_USE_V2_MODEL_RUNNER=0",
-            ),
-            (
-                vllm_config.parallel_config.use_ubatching,
-                "got micro-batching, expected none: vLLM 0.23.0 does not support it with GDN "
-                "either; leave out --enable-dbo and --ubatch-size",
-            ),
-            (
-                vllm_config.lora_config is not None,
-                "got LoRA, expected none: GDN layers have no LoRA path here; leave out "
-                "--enable-lora",
-            ),
-            *((True, refusal) for refusal in refused_options(vllm_config)),
-        )
+            # vLLM 0.23.0 compares attention heads alone, and cuts what does not divide.
+            any(count % ranks for count in heads),
+            f"got --tensor-parallel-size {ranks} for {heads[0]} key and {heads[1]} value heads of "
+            "linear attention (linear_num_key_heads, linear_num_value_heads), expected a divisor "
+            f"of both; pass one of {_divisors(*heads, text.num_attention_heads)}",
+        ),
+        (
+            vision is not None
+            and vision.mm_encoder_tp_mode != "data"
+            and model.hf_config.vision_config.num_heads % ranks != 0,
+            f"got --tensor-parallel-size {ranks}, expected a divisor of the vision tower's heads "
+            "(num_heads of vision_config); serve text alone with --language-model-only, or pass "
+            "--mm-encoder-tp-mode data",
+        ),
+        (
+            vllm_config.scheduler_config.disable_hybrid_kv_cache_manager,
+            "got the hybrid KV cache manager switched off, expected on: the states of GDN layers "
+            "and the cache of attention are no one kind; leave out "
+            "--disable-hybrid-kv-cache-manager, or a --kv-transfer-config whose connector does not "
+            "support it",
+        ),
+        (
+            aligns and speculates and not issubclass(scheduler, aligned),
+            f"got prefix caching with speculative decoding under {scheduler.__name__} and "
+            f"async_scheduling={asynchronous}, expected {aligned.__name__}: vLLM 0.23.0's caches "
+            "states of other tokens than it says (vllm-project/vllm#43559); pass --scheduler-cls "
+            f"ascend_gdn.runner.align_scheduler.{aligned.__name__}, or --no-enable-prefix-caching",
+        ),
+        (
+            model.enable_prompt_embeds and speculates,
+            "got --enable-prompt-embeds with speculative decoding, expected one of them: vLLM "
+            "0.23.0's drafter asks for the last token of a prompt in chunks (v1/spec_decode/"
+            "llm_base_proposer.py:950), which embeddings have not, and the engine ends with the "
+            "first such request; leave out one of the two options",
+        ),
+        (
+            vllm_config.use_v2_model_runner,
+            "got vLLM's V2 model runner, expected V1; set VLLM_USE_V2_MODEL_RUNNER=0",
+        ),
+        (
+            vllm_config.parallel_config.use_ubatching,
+            "got micro-batching, expected none: vLLM 0.23.0 does not support it with GDN either; "
+            "leave out --enable-dbo and --ubatch-size",
+        ),
+        (
+            vllm_config.lora_config is not None,
+            "got LoRA, expected none: GDN layers have no LoRA path here; leave out --enable-lora",
+        ),
+        *((True, refusal) for refusal in refused_options(vllm_config)),
     )
 
 
@@ -96,24 +91,19 @@ def refuse_unaligned(vllm_config: VllmConfig) -> None:
     vLLM sets the size of a block once the model's layers are made, and then fails without a flag's
     name or a word (``validate_block_size`` in config/vllm.py, 0.23.0).
     """
-    block = vllm_config.cache_config.block_size
-    scheduler = vllm_config.scheduler_config
+    block, scheduler = vllm_config.cache_config.block_size, vllm_config.scheduler_config
     budget, threshold = scheduler.max_num_batched_tokens, scheduler.long_prefill_token_threshold
     aligns = vllm_config.cache_config.mamba_cache_mode == "align"
-    expected = f"expected at least {block} with prefix caching, the tokens of a block"
+    expected = f"expected at least {block} with prefix caching, the tokens of a block; pass that"
     raise_if_refused(
         (
-            (
-                aligns and budget < block,
-                f"got --max-num-batched-tokens {budget}, {expected}; pass that, or "
-                "--no-enable-prefix-caching",
-            ),
-            (
-                aligns and 0 < threshold < block,
-                f"got --long-prefill-token-threshold {threshold}, {expected}; pass that, or 0 for "
-                "none",
-            ),
-        )
+            aligns and budget < block,
+            f"got --max-num-batched-tokens {budget}, {expected}, or --no-enable-prefix-caching",
+        ),
+        (
+            aligns and 0 < threshold < block,
+            f"got --long-prefill-token-threshold {threshold}, {expected}, or 0 for none",
+        ),
     )
 
 
@@ -130,7 +120,7 @@ def _divisors(*numbers: int) -> str:
     return ", ".join(str(size) for size in range(1, common + 1) if common % size == 0)
 
 
-def raise_if_refused(checks: Iterable[tuple[bool, str]]) -> None:
+def raise_if_refused(*checks: tuple[bool, str]) -> None:
     """Raise ``ValueError`` with the messages of all checks that refuse."""
     refusals = [message for refused, message in checks if refused]
     if refusals:

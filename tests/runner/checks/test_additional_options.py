@@ -8,7 +8,6 @@ import pytest
 from ascend_gdn.runner.checks.additional_options import (
     additional_option,
     refused_options,
-    table_fill_option,
     unread_options,
 )
 
@@ -27,7 +26,7 @@ from .test_refusals import config
 def test_who_fills_the_tables(additional_config, expected):
     checked = config(additional_config=additional_config)
     assert refused_options(checked) == []
-    assert table_fill_option(checked) == expected
+    assert additional_option(checked, "gdn_table_fill") == expected
 
 
 @pytest.mark.parametrize(
