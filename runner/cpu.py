@@ -3,26 +3,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.model_executor.layers.activation import SiluAndMul
-from vllm.platforms import current_platform
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker as VllmCPUWorker
 
 from ascend_gdn.fla.cpu.gdn import StepCPUGatedDeltaNetAttention
 from ascend_gdn.runner.checks.cpu_refusals import refuse_unsupported_on_cpu
-from ascend_gdn.runner.checks.refusals import has_gdn_layers
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from ascend_gdn.runner.upstream.cpu_aligned_states import AlignedStatesMixin
 from ascend_gdn.runner.upstream.cpu_sampling import CPUSamplingMixin
 from ascend_gdn.runner.upstream.moe_activation import ContextFreeSiluAndMul
-from ascend_gdn.runner.worker import StepWorkerMixin, check_platform, register_out_of_tree
-
-if TYPE_CHECKING:
-    from vllm.config import VllmConfig
+from ascend_gdn.runner.worker import StepWorkerMixin, register_out_of_tree
 
 logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
 
@@ -47,18 +43,17 @@ class CPUWorker(StepWorkerMixin, VllmCPUWorker):
     """``--worker-cls ascend_gdn.runner.CPUWorker``."""
 
     device_type = "cpu"
+    model_runner_cls = StepCPUModelRunner
 
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
-        check_platform(self.device_type, current_platform.device_type)
-        if has_gdn_layers(vllm_config):
-            refuse_unsupported_on_cpu(vllm_config)
         super().__init__(vllm_config, *args, **kwargs)
         if self.has_gdn_layers:
             register_out_of_tree(ContextFreeSiluAndMul, SiluAndMul)
             advise_dtype(vllm_config)
 
+    def check_platform(self, vllm_config: VllmConfig) -> None:
+        if self.has_gdn_layers:
+            refuse_unsupported_on_cpu(vllm_config)
+
     def gdn_layer_cls(self) -> type[StepCPUGatedDeltaNetAttention]:
         return StepCPUGatedDeltaNetAttention
-
-    def make_model_runner(self) -> StepCPUModelRunner:
-        return StepCPUModelRunner(self.vllm_config, torch.device("cpu"))

@@ -3,25 +3,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from vllm.config import CUDAGraphMode
-from vllm.platforms import current_platform
+from vllm.config import CUDAGraphMode, VllmConfig
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
 from ascend_gdn.runner.checks.gpu_prefill_backend import settle_prefill_backend
 from ascend_gdn.runner.checks.gpu_refusals import refuse_unsupported_on_gpu
 from ascend_gdn.runner.checks.gpu_seams import gpu_seams
-from ascend_gdn.runner.checks.refusals import has_gdn_layers
 from ascend_gdn.runner.checks.seams import check_seams
 from ascend_gdn.runner.model_runner import WARM_UP_TOKENS, StepModelRunnerMixin
 from ascend_gdn.runner.upstream.ordered_state_copies import OrderedStateCopiesMixin
-from ascend_gdn.runner.worker import StepWorkerMixin, check_platform
-
-if TYPE_CHECKING:
-    from vllm.config import VllmConfig
-    from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
+from ascend_gdn.runner.worker import StepWorkerMixin
 
 
 class StepGPUModelRunner(OrderedStateCopiesMixin, StepModelRunnerMixin, GPUModelRunner):
@@ -46,20 +38,16 @@ class GPUWorker(StepWorkerMixin, Worker):
     """``--worker-cls ascend_gdn.runner.GPUWorker``."""
 
     device_type = "cuda"
+    model_runner_cls = StepGPUModelRunner
 
-    def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
-        check_platform(self.device_type, current_platform.device_type)
-        if has_gdn_layers(vllm_config):
+    def check_platform(self, vllm_config: VllmConfig) -> None:
+        if self.has_gdn_layers:
             check_seams(gpu_seams())
             refuse_unsupported_on_gpu(vllm_config)
             settle_prefill_backend(vllm_config)
-        super().__init__(vllm_config, *args, **kwargs)
 
-    def gdn_layer_cls(self) -> type[QwenGatedDeltaNetAttention]:
+    def gdn_layer_cls(self) -> type:
         # It builds on Triton kernels, which are there only where Triton is.
         from ascend_gdn.fla.cuda.gdn import StepCudaGatedDeltaNetAttention
 
         return StepCudaGatedDeltaNetAttention
-
-    def make_model_runner(self) -> StepGPUModelRunner:
-        return StepGPUModelRunner(self.vllm_config, self.device)

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from vllm.config import VllmConfig
 from vllm.v1.utils import report_usage_stats
 from vllm.v1.worker.workspace import init_workspace_manager
 from vllm_ascend.utils import is_310p
@@ -21,17 +22,12 @@ from ascend_gdn.runner.checks.npu_refusals import (
     repair_all2all_backend,
 )
 from ascend_gdn.runner.checks.npu_seams import ascend_seams, check_ascend_version
-from ascend_gdn.runner.checks.refusals import has_gdn_layers
 from ascend_gdn.runner.checks.seams import check_seams
 from ascend_gdn.runner.model_runner import WARM_UP_TOKENS, StepModelRunnerMixin
 from ascend_gdn.runner.upstream.dummy_run_fence import DummyRunFenceMixin
 from ascend_gdn.runner.upstream.ordered_state_copies import OrderedStateCopiesMixin
 from ascend_gdn.runner.upstream.state_copy_fence import StateCopyFenceMixin
 from ascend_gdn.runner.worker import StepWorkerMixin
-
-if TYPE_CHECKING:
-    from vllm.config import VllmConfig
-    from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 
 
 class StepNPUModelRunner(
@@ -96,17 +92,17 @@ class NPUWorker(StepWorkerMixin, AscendNPUWorker):
     """``--worker-cls ascend_gdn.runner.NPUWorker``."""
 
     device_type = "npu"
+    model_runner_cls = StepNPUModelRunner
 
-    def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
+    def check_platform(self, vllm_config: VllmConfig) -> None:
         check_ascend_version()
         check_seams(ascend_seams())
         refuse_unsupported_on_ascend(
-            vllm_config, is_310p=is_310p(), has_gdn_layers=has_gdn_layers(vllm_config)
+            vllm_config, is_310p=is_310p(), has_gdn_layers=self.has_gdn_layers
         )
         repair_all2all_backend(vllm_config)
-        super().__init__(vllm_config, *args, **kwargs)
 
-    def gdn_layer_cls(self) -> type[QwenGatedDeltaNetAttention]:
+    def gdn_layer_cls(self) -> type:
         # It builds on vLLM-Ascend's operators, which are there once its worker is made.
         if self.parallel_config.prefill_context_parallel_size > 1:
             from ascend_gdn.fla.ascend.context_parallel import ContextParallelGatedDeltaNetAttention
@@ -115,9 +111,6 @@ class NPUWorker(StepWorkerMixin, AscendNPUWorker):
         from ascend_gdn.fla.ascend.gdn import StepAscendGatedDeltaNetAttention
 
         return StepAscendGatedDeltaNetAttention
-
-    def make_model_runner(self) -> StepNPUModelRunner:
-        return StepNPUModelRunner(self.vllm_config, self.device)
 
     def init_device(self) -> None:
         # vLLM-Ascend's worker with another runner, as its own variants do it

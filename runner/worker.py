@@ -3,25 +3,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.model_executor.custom_op import CustomOp, PluggableLayer, op_registry_oot
 from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 from vllm.platforms import current_platform
+from vllm.v1.kv_cache_interface import KVCacheSpec
+from vllm.v1.worker.worker_base import CompilationTimes
 
+from ascend_gdn.runner.base import Base
 from ascend_gdn.runner.checks.additional_options import unread_options
 from ascend_gdn.runner.checks.refusals import has_gdn_layers, refuse_unaligned, refuse_unsupported
 from ascend_gdn.runner.checks.seams import check_seams, check_version, vllm_seams
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
-
-if TYPE_CHECKING:
-    from vllm.v1.kv_cache_interface import KVCacheSpec
-    from vllm.v1.worker.gpu_worker import Worker as Base
-    from vllm.v1.worker.worker_base import CompilationTimes
-else:
-    Base = object
 
 logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
 OutOfTree = TypeVar("OutOfTree", bound=PluggableLayer | CustomOp)
@@ -44,26 +40,25 @@ def register_out_of_tree(layer_cls: type[OutOfTree], replaced: type[OutOfTree]) 
         )
 
 
-def check_platform(expected: str, found: str) -> None:
-    """Raise ``RuntimeError`` if the worker is started on another platform than its own."""
-    if found != expected:
-        raise RuntimeError(
-            f"ascend-gdn: got vLLM on {found!r}, expected {expected!r}: this --worker-cls is for "
-            f"{expected}. Choose the worker of your platform, or leave --worker-cls out."
-        )
-
-
 class StepWorkerMixin(Base):
     """Put it before a vLLM worker in the bases, and say which layer and which runner to make."""
 
     device_type: ClassVar[str]
     """The platform that the worker is for."""
+    model_runner_cls: ClassVar[type[StepModelRunnerMixin]]
+    """The platform's model runner with ours over it."""
 
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
         check_version()
         check_seams(vllm_seams())
-        check_platform(self.device_type, current_platform.device_type)
+        expected, found = self.device_type, current_platform.device_type
+        if found != expected:
+            raise RuntimeError(
+                f"ascend-gdn: got vLLM on {found!r}, expected {expected!r}: this --worker-cls is "
+                f"for {expected}. Choose the worker of your platform, or leave --worker-cls out."
+            )
         self.has_gdn_layers = has_gdn_layers(vllm_config)
+        self.check_platform(vllm_config)
         if self.has_gdn_layers:
             refuse_unsupported(vllm_config)
             unread = unread_options(vllm_config)
@@ -82,13 +77,15 @@ class StepWorkerMixin(Base):
         if self.has_gdn_layers:
             register_out_of_tree(self.gdn_layer_cls(), QwenGatedDeltaNetAttention)
 
+    def check_platform(self, vllm_config: VllmConfig) -> None:
+        """What the platform adds to the checks, before vLLM's worker is made."""
+
     def gdn_layer_cls(self) -> type[QwenGatedDeltaNetAttention]:
         """The GDN layer of the platform."""
         raise NotImplementedError
 
     def make_model_runner(self) -> StepModelRunnerMixin:
-        """Make the platform's model runner with :class:`StepModelRunnerMixin` over it."""
-        raise NotImplementedError
+        return self.model_runner_cls(self.vllm_config, self.device)
 
     def init_device(self) -> None:
         # vLLM's workers make their runner inside init_device (cpu_worker.py, gpu_worker.py,

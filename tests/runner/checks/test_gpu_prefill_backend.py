@@ -7,10 +7,9 @@ import pytest
 from vllm.model_executor.layers.mamba.gdn import qwen_gdn_linear_attn as upstream
 from vllm.platforms.interface import DeviceCapability
 
-import ascend_gdn.runner.gpu
+from ascend_gdn.runner import gpu, worker
 from ascend_gdn.runner.checks import gpu_prefill_backend
 from ascend_gdn.runner.checks.gpu_prefill_backend import settle_prefill_backend
-from ascend_gdn.runner.worker import StepWorkerMixin
 
 from .test_refusals import config
 
@@ -31,7 +30,7 @@ def card(mocker):
         platform.is_device_capability_family.side_effect = lambda number: (
             number // 10 == found.major
         )
-        for module in (upstream, gpu_prefill_backend, ascend_gdn.runner.gpu):
+        for module in (upstream, gpu_prefill_backend, worker):
             mocker.patch.object(module, "current_platform", platform)
         mocker.patch.object(upstream, "_is_libs_cu13_install_intact", return_value=True)
         spec = object() if flashinfer else None
@@ -105,10 +104,12 @@ def test_what_is_asked_for_otherwise_is_left_alone(card, backend):
 
 def test_the_worker_settles_it_before_any_layer_is_made(card, mocker):
     card(B200)
-    mocker.patch.object(ascend_gdn.runner.gpu, "check_seams")
-    mocker.patch.object(ascend_gdn.runner.gpu, "gpu_seams")
-    base = mocker.patch.object(StepWorkerMixin, "__init__", return_value=None)
-    base.side_effect = lambda given: seen.append(chosen(given))
+    mocker.patch.object(gpu, "check_seams")
+    mocker.patch.object(gpu, "gpu_seams")
+    mocker.patch.object(gpu.GPUWorker, "gdn_layer_cls")
+    mocker.patch.object(worker, "register_out_of_tree")
     seen: list[str] = []
-    ascend_gdn.runner.GPUWorker(model())
+    base = mocker.patch.object(gpu.Worker, "__init__")
+    base.side_effect = lambda given: seen.append(chosen(given))
+    gpu.GPUWorker(model())
     assert seen == ["triton"]
