@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from vllm.logger import init_logger
+from vllm.v1.core.sched.output import SchedulerOutput
 
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
 from ascend_gdn.attention.stats import GDNStats
@@ -20,9 +21,6 @@ from ascend_gdn.runner.upstream.decode_graphs import PrefillsNeedNoGraphMixin
 from ascend_gdn.runner.upstream.left_out_requests import LeftOutRequestsMixin
 from ascend_gdn.runner.upstream.unknown_prompt_tokens import replace_unknown_prompt_tokens
 from ascend_gdn.runner.upstream.unknown_stop_tokens import forget_unknown_stop_tokens
-
-if TYPE_CHECKING:
-    from vllm.v1.core.sched.output import SchedulerOutput
 
 WARM_UP_TOKENS = 64
 """Of a dummy batch with a prefill; half of them are more than what verifies drafts."""

@@ -11,18 +11,15 @@ Versions: vLLM 0.23.0. Delete when vllm-project/vllm#51113 is in the pinned vers
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vllm.config import VllmConfig
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_cache_interface import KVCacheConfig, MambaSpec
+from vllm.v1.request import Request
 
-if TYPE_CHECKING:
-    from vllm.v1.core.sched.scheduler import Scheduler as Base
-    from vllm.v1.request import Request
-else:
-    Base = object
+from ascend_gdn.runner.base import Base
 
 
 class AlignedSchedulerMixin(Base):

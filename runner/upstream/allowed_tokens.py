@@ -14,10 +14,8 @@ copies one of the two.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
+from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
 
 def write_allowed_tokens(batch: InputBatch, requests: Mapping[str, CachedRequestState]) -> None:

@@ -9,24 +9,20 @@ Versions: vLLM 0.23.0. Delete when its CPU platform copies them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from vllm.config import SpeculativeConfig
+from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.worker.mamba_utils import MambaBuffers, cleanup_mamba_state_idx
 
+from ascend_gdn.runner.base import Base
 from ascend_gdn.runner.upstream.cpu_align import (
     AlignedStates,
     copy_after_step,
     copy_before_step,
     index_only_buffers,
 )
-
-if TYPE_CHECKING:
-    from vllm.config import SpeculativeConfig
-    from vllm.v1.core.sched.output import SchedulerOutput
-    from vllm.v1.worker.cpu_model_runner import CPUModelRunner as Base
-else:
-    Base = object
 
 
 class AlignedStatesMixin(Base):

@@ -12,25 +12,21 @@ Versions: vLLM 0.23.0. Delete when that function takes the parameter.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from vllm.config import SpeculativeConfig
+from vllm.config.model import LogprobsMode
+from vllm.v1.outputs import SamplerOutput
 from vllm.v1.sample.rejection_sampler import RejectionSampler
+from vllm.v1.sample.sampler import Sampler
+from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 
+from ascend_gdn.runner.base import Base
 from ascend_gdn.runner.upstream.bonus_min_tokens import BonusMinTokensSampler
 from ascend_gdn.runner.upstream.cpu_generator_offset import generators_set_aside
 from ascend_gdn.runner.upstream.cpu_seeded_sampler import SeededTopKTopPSampler
 from ascend_gdn.runner.upstream.logprob_token_ids import LogprobTokenIdsSampler
-
-if TYPE_CHECKING:
-    from vllm.config import SpeculativeConfig
-    from vllm.config.model import LogprobsMode
-    from vllm.v1.outputs import SamplerOutput
-    from vllm.v1.sample.sampler import Sampler
-    from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
-    from vllm.v1.worker.cpu_model_runner import CPUModelRunner as Base
-else:
-    Base = object
 
 
 class StepCPUSampler(LogprobTokenIdsSampler, BonusMinTokensSampler):

@@ -12,15 +12,12 @@ the runner asks whether a request is still in its prompt.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from vllm.v1.core.sched.output import SchedulerOutput
 
-if TYPE_CHECKING:
-    from vllm.v1.core.sched.output import SchedulerOutput
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner as Base
-else:
-    Base = object
+from ascend_gdn.runner.base import Base
 
 
 class PrefillsNeedNoGraphMixin(Base):

@@ -13,19 +13,15 @@ of requests that it takes from the batch, as vLLM's V2 runner does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.worker.gpu_input_batch import InputBatch
 from vllm.v1.worker.mamba_utils import cleanup_mamba_state_idx
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    import numpy as np
-    from vllm.v1.core.sched.output import SchedulerOutput
-    from vllm.v1.worker.gpu_input_batch import InputBatch
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner as Base
-else:
-    Base = object
+from ascend_gdn.runner.base import Base
 
 
 class LeftOutRequests:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from vllm.model_executor.layers.mamba.mamba_utils import (
@@ -27,11 +27,7 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.mamba_utils import MambaBuffers, MambaSpecDecodeGPUContext
 
 from ascend_gdn.fla.state_copies import StateLayout
-
-if TYPE_CHECKING:
-    from vllm.v1.worker.gpu_model_runner import GPUModelRunner as Base
-else:
-    Base = object
+from ascend_gdn.runner.base import Base
 
 
 @dataclass

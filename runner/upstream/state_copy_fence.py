@@ -12,12 +12,9 @@ Delete when vllm-ascend sends them before it records the event.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from vllm_ascend.worker.model_runner_v1 import NPUModelRunner as Base
-else:
-    Base = object
+from ascend_gdn.runner.base import Base
 
 
 class StateCopyFenceMixin(Base):

@@ -16,12 +16,9 @@ for.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from vllm.logger import init_logger
-
-if TYPE_CHECKING:
-    from vllm.v1.core.sched.output import NewRequestData
+from vllm.v1.core.sched.output import NewRequestData
 
 READ_INSTEAD = 0
 logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers

@@ -12,10 +12,8 @@ Versions: vLLM 0.23.0. Delete when vLLM refuses such a request, or masks only to
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from vllm.v1.core.sched.output import NewRequestData
+from vllm.v1.core.sched.output import NewRequestData
 
 
 def forget_unknown_stop_tokens(requests: Iterable[NewRequestData], vocab_size: int) -> None:
