@@ -15,7 +15,7 @@ from vllm.v1.worker.cpu_worker import CPUWorker as VllmCPUWorker
 from ascend_gdn.fla.cpu.gdn import StepCPUGatedDeltaNetAttention
 from ascend_gdn.runner.checks.cpu_refusals import refuse_unsupported_on_cpu
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
-from ascend_gdn.runner.upstream.cpu_aligned_states import AlignedStatesMixin
+from ascend_gdn.runner.upstream.cpu_align import AlignedStatesMixin
 from ascend_gdn.runner.upstream.cpu_sampling import CPUSamplingMixin
 from ascend_gdn.runner.upstream.moe_activation import ContextFreeSiluAndMul
 from ascend_gdn.runner.worker import StepWorkerMixin, register_out_of_tree

@@ -1,38 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prefix caching on CPU: the copies of GDN states between a request's blocks.
+"""Prefix caching on CPU: nothing copies GDN states between a request's blocks.
 
 With ``mamba_cache_mode="align"`` a request's state is in the block in which its last step ended,
 and after each full block of tokens one copy stays behind for later requests to start from. vLLM
 0.23.0 decides on the host which state goes where, or on the device after a step that verified
 draft tokens, and copies with Triton kernels (v1/worker/mamba_utils.py), which it does not have on
-CPU. Here are the same decisions as :class:`StateCopy`, and the copies on plain tensors.
+CPU. Here are the same decisions as :class:`StateCopy`, and the copies on plain tensors, at the same
+places of a step.
 
 Blocks are counted within a request: block ``i`` holds its tokens ``i * block_size`` to
 ``(i + 1) * block_size - 1``. A step with K draft tokens saves the recurrent state after its first
 token in the running block, and those after the following ones in the K blocks behind it; the
 convolution's windows after all of its tokens overlap in the running block.
+
+Versions: vLLM 0.23.0. Delete when its CPU platform copies them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
-from vllm.model_executor.layers.mamba.mamba_utils import (
-    MambaStateCopyFunc,
-    get_conv_copy_spec,
-    get_temporal_copy_spec,
-    is_conv_state_dim_first,
-)
+from vllm.config import SpeculativeConfig
+from vllm.model_executor.layers.mamba.mamba_utils import MambaStateCopyFunc
+from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import KVCacheConfig
-from vllm.v1.utils import CpuGpuBuffer
-from vllm.v1.worker.mamba_utils import MambaBuffers, get_mamba_groups
+from vllm.v1.worker.mamba_utils import MambaBuffers, cleanup_mamba_state_idx, get_mamba_groups
+
+from ascend_gdn.runner.base import Base
+from ascend_gdn.runner.upstream.gdn_states import gdn_states
 
 
-@dataclass(frozen=True)
-class StateCopy:
+class StateCopy(NamedTuple):
     """One copy of a request's states, of all layers; blocks counted within the request."""
 
     source: int
@@ -78,15 +79,9 @@ def copy_after_step(
 ) -> StateCopy | None:
     """What leaves the state at the end of a block that the kept tokens filled, in that block.
 
-    The rule of ``postprocess_mamba_fused_kernel`` (vllm/v1/worker/mamba_utils.py, 0.23.0).
-
-    Args:
-        running: Running block of the step.
-        num_computed: Tokens before the step.
-        num_scheduled: Tokens of the step, draft tokens included.
-        num_drafts: Draft tokens among them.
-        num_accepted: Tokens kept of the step: 1 and the accepted draft tokens.
-        block_size: Tokens a block.
+    The rule of ``postprocess_mamba_fused_kernel`` (vllm/v1/worker/mamba_utils.py, 0.23.0). All
+    arguments are of the step: its running block, and of its tokens ``num_drafts`` verified drafts,
+    of which it kept all but one of ``num_accepted``.
 
     Returns:
         The copy; None if no block ends at a kept token. A copy within the running block moves the
@@ -94,50 +89,24 @@ def copy_after_step(
         token.
     """
     num_sure = num_computed + num_scheduled - num_drafts
-    num_kept = num_sure + num_accepted - 1
-    filled = num_kept // block_size
+    filled = (num_sure + num_accepted - 1) // block_size
     end = filled * block_size
-    if end < num_sure:
-        return None
-    return StateCopy(running, filled - 1, end - num_sure)
-
-
-@dataclass(frozen=True)
-class GroupStates:
-    """The states of one KV cache group's layers, two tensors a layer."""
-
-    group: int
-    """The KV cache group, whose blocks hold them."""
-    windows: Sequence[torch.Tensor]
-    """The convolution's: [blocks, W - 1 + K, conv_dim] each, any strides."""
-    recurrent: Sequence[torch.Tensor]
-    """[blocks, ...] each."""
+    return StateCopy(running, filled - 1, end - num_sure) if end >= num_sure else None
 
 
 class AlignedStates:
     """The states of a model in align mode, as the copies see them. vLLM's KV cache owns them.
 
-    Args:
-        kv_cache_config: Of the model runner.
-        layers: vLLM's static forward context: the layers by name, their KV cache bound.
-        copy_funcs: The model's ``get_mamba_state_copy_func()``: one for each of a layer's tensors.
-
-    Raises:
-        ValueError: for a kind of state that has neither of vLLM's two copy functions, or draft
-            tokens that may fill more than one block a step.
+    Arguments and errors are those of :func:`gdn_states`, and a ``ValueError`` for draft tokens that
+    may fill more than one block a step.
     """
 
     def __init__(
         self,
         kv_cache_config: KVCacheConfig,
         layers: Mapping[str, Any],
-        copy_funcs: tuple[MambaStateCopyFunc, ...],
+        copy_funcs: Sequence[MambaStateCopyFunc],
     ) -> None:
-        if copy_funcs != (get_conv_copy_spec, get_temporal_copy_spec):
-            raise ValueError(
-                f"ascend-gdn: got state copy functions {copy_funcs}, expected vLLM's for a "
-                "convolution and a recurrent state: the model keeps another kind of state"
-            )
         group_ids, spec = get_mamba_groups(kv_cache_config)
         if spec.num_speculative_blocks >= spec.block_size:
             raise ValueError(
@@ -146,48 +115,102 @@ class AlignedStates:
                 "num_speculative_tokens or raise --block-size"
             )
         self.block_size = spec.block_size
-        self.groups = []
-        for group in group_ids:
-            names = kv_cache_config.kv_cache_groups[group].layer_names
-            windows, recurrent = zip(*(layers[name].kv_cache for name in names), strict=True)
-            if is_conv_state_dim_first():
-                windows = tuple(state.transpose(1, 2) for state in windows)
-            self.groups.append(GroupStates(group, windows, recurrent))
+        self.groups = {
+            group: gdn_states(
+                kv_cache_config.kv_cache_groups[group].layer_names, layers, copy_funcs
+            )
+            for group in group_ids
+        }
 
     def copy(self, blocks: Sequence[Sequence[int]], copy: StateCopy) -> None:
-        """Make one copy in every layer.
-
-        Args:
-            blocks: The request's blocks by KV cache group.
-            copy: Which to which.
-        """
-        for states in self.groups:
-            own = blocks[states.group]
+        """Make one copy in every layer. ``blocks`` are the request's by KV cache group."""
+        for group, states in self.groups.items():
+            own = blocks[group]
             source, target = own[copy.source], own[copy.target]
-            for window in states.windows:
-                kept = window[source, copy.later :]
-                # A copy within one block overlaps.
-                window[target, : len(kept)] = kept.clone()
             saved = own[copy.source + copy.later]
-            for state in states.recurrent:
-                state[target] = state[saved]
+            for windows, recurrent in states:
+                kept = windows[source, copy.later :].clone()  # a copy within one block overlaps
+                windows[target, : len(kept)] = kept
+                recurrent[target] = recurrent[saved]
 
 
-def index_only_buffers(
-    kv_cache_config: KVCacheConfig,
-    copy_funcs: tuple[MambaStateCopyFunc, ...],
-    make_buffer: Callable[..., CpuGpuBuffer],
-) -> MambaBuffers:
-    """Buffers with which vLLM's align mode keeps its indices and counts, and copies nothing.
+class AlignedStatesMixin(Base):
+    """Put it before vLLM's CPU model runner in the bases."""
 
-    ``preprocess_mamba`` copies the states of the groups that its buffers name (0.23.0), here none.
-    """
-    buffers = MambaBuffers.create(
-        max_num_reqs=0,
-        kv_cache_config=kv_cache_config,
-        copy_funcs=copy_funcs,
-        make_buffer=make_buffer,
-        device=torch.device("cpu"),
-        with_postprocess_align=False,
-    )
-    return replace(buffers, preprocess=replace(buffers.preprocess, mamba_group_ids=[]))
+    aligned_states: AlignedStates | None = None
+    """Set in align mode when vLLM has made the KV cache."""
+    _mamba_bufs: MambaBuffers | None  # vLLM's
+    speculative_config: SpeculativeConfig | None  # vLLM's
+
+    def initialize_kv_cache(self, *args: Any, **kwargs: Any) -> None:
+        super().initialize_kv_cache(*args, **kwargs)
+        if self.cache_config.mamba_cache_mode == "align":
+            self.aligned_states = AlignedStates(
+                self.kv_cache_config,
+                self.compilation_config.static_forward_context,
+                self.model.get_mamba_state_copy_func(),
+            )
+
+    def _get_mamba_bufs(self) -> MambaBuffers:
+        """Buffers with which vLLM's align mode keeps its indices and counts, and copies nothing."""
+        if self._mamba_bufs is None:
+            buffers = MambaBuffers.create(
+                max_num_reqs=0,
+                kv_cache_config=self.kv_cache_config,
+                copy_funcs=self.model.get_mamba_state_copy_func(),
+                make_buffer=self._make_buffer,
+                device=torch.device("cpu"),
+                with_postprocess_align=False,
+            )
+            # preprocess_mamba copies the states of the groups that they name (0.23.0).
+            nothing = replace(buffers.preprocess, mamba_group_ids=[])
+            self._mamba_bufs = replace(buffers, preprocess=nothing)
+        return self._mamba_bufs
+
+    def _prepare_inputs(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:
+        states = self.aligned_states
+        if states is None:
+            return super()._prepare_inputs(scheduler_output, *args, **kwargs)
+        # The batch is complete (_update_states), and preprocess_mamba has not yet moved its indices
+        # and reset its counts (execute_model in gpu_model_runner.py, 0.23.0).
+        cleanup_mamba_state_idx(scheduler_output, self.mamba_state_idx)
+        for row, req_id in enumerate(self.input_batch.req_ids):
+            request = self.requests[req_id]
+            copy = copy_before_step(
+                self.mamba_state_idx.get(req_id),
+                request.num_computed_tokens,
+                scheduler_output.num_scheduled_tokens[req_id],
+                int(self.input_batch.num_accepted_tokens_cpu[row]),
+                states.block_size,
+            )
+            if copy is not None:
+                states.copy(request.block_ids, copy)
+        return super()._prepare_inputs(scheduler_output, *args, **kwargs)
+
+    def _update_states_after_model_execute(
+        self, output_token_ids: torch.Tensor, scheduler_output: SchedulerOutput
+    ) -> None:
+        states = self.aligned_states
+        if self.speculative_config is None or states is None:
+            super()._update_states_after_model_execute(output_token_ids, scheduler_output)
+            return
+        # As vLLM's, which would run postprocess_mamba_fused_kernel here. On CPU there is nothing to
+        # wait for, so num_accepted_tokens_event needs no record.
+        num_reqs = len(output_token_ids)
+        self.num_accepted_tokens.cpu[:num_reqs] = (output_token_ids != -1).sum(dim=1)
+        counts = self.input_batch.num_accepted_tokens_cpu
+        counts[:num_reqs] = self.num_accepted_tokens.np[:num_reqs]
+        for row, req_id in enumerate(self.input_batch.req_ids[:num_reqs]):
+            request = self.requests[req_id]
+            copy = copy_after_step(
+                self.mamba_state_idx[req_id],
+                request.num_computed_tokens,
+                scheduler_output.num_scheduled_tokens[req_id],
+                len(scheduler_output.scheduled_spec_decode_tokens.get(req_id, ())),
+                int(counts[row]),
+                states.block_size,
+            )
+            if copy is not None:
+                states.copy(request.block_ids, copy)
+                if copy.source == copy.target:
+                    counts[row] = 1

@@ -18,16 +18,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from vllm.model_executor.layers.mamba.mamba_utils import (
-    get_conv_copy_spec,
-    get_temporal_copy_spec,
-    is_conv_state_dim_first,
-)
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.mamba_utils import MambaBuffers, MambaSpecDecodeGPUContext
 
 from ascend_gdn.fla.state_copies import StateLayout
 from ascend_gdn.runner.base import Base
+from ascend_gdn.runner.upstream.gdn_states import gdn_states
 
 
 @dataclass
@@ -44,17 +40,10 @@ class OrderedStateCopies(MambaSpecDecodeGPUContext):
         mamba_state_copy_funcs: Sequence[Any],
         block_tables: list[torch.Tensor],
     ) -> None:
-        if tuple(mamba_state_copy_funcs) != (get_conv_copy_spec, get_temporal_copy_spec):
-            raise ValueError(
-                f"ascend-gdn: got state copy functions {mamba_state_copy_funcs}, expected vLLM's "
-                "for a convolution and a recurrent state: the model keeps another kind of state"
-            )
         groups = (kv_cache_config.kv_cache_groups[group] for group in self.mamba_group_ids)
         names = [name for group in groups for name in group.layer_names]
-        windows, recurrent = zip(*(forward_context[name].kv_cache for name in names), strict=True)
-        if is_conv_state_dim_first():
-            windows = tuple(state.transpose(1, 2) for state in windows)
-        self.layout = StateLayout.of(windows, recurrent)
+        states = gdn_states(names, forward_context, mamba_state_copy_funcs)
+        self.layout = StateLayout.of(*zip(*states, strict=True))
         super().initialize_from_forward_context(
             kv_cache_config, forward_context, mamba_state_copy_funcs, block_tables
         )

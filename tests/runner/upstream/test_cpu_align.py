@@ -13,7 +13,7 @@ from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from ascend_gdn.runner.align_scheduler import AlignedScheduler
 from ascend_gdn.runner.cpu import StepCPUModelRunner
-from ascend_gdn.runner.upstream import cpu_align as module
+from ascend_gdn.runner.upstream import gdn_states
 from ascend_gdn.runner.upstream.cpu_align import (
     AlignedStates,
     StateCopy,
@@ -96,7 +96,7 @@ def random_states(rng: np.random.Generator, dim_first: bool):
 @pytest.mark.parametrize("dim_first", [False, True])
 @pytest.mark.parametrize("copy", [StateCopy(1, 2), StateCopy(1, 0, 2), StateCopy(1, 1, 1)])
 def test_states_are_copied_and_nothing_else_changes(dim_first, copy, mocker):
-    mocker.patch.object(module, "is_conv_state_dim_first", return_value=dim_first)
+    mocker.patch.object(gdn_states, "is_conv_state_dim_first", return_value=dim_first)
     layers = random_states(np.random.default_rng(0), dim_first)
     blocks = ([5, 3, 8, 1], [0, 0, 0, 0], [2, 9, 4, 11])
     expected = {}

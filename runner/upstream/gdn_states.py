@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tensors that prefix caching copies between blocks, for ours in place of vLLM's copies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from vllm.model_executor.layers.mamba.mamba_utils import (
+    MambaStateCopyFunc,
+    get_conv_copy_spec,
+    get_temporal_copy_spec,
+    is_conv_state_dim_first,
+)
+
+
+def gdn_states(
+    names: Iterable[str], layers: Mapping[str, Any], copy_funcs: Sequence[MambaStateCopyFunc]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Each layer's windows, [blocks, W - 1 + K, conv_dim] with any strides, and recurrent states.
+
+    Args:
+        names: Of GDN layers. vLLM's KV cache owns their states.
+        layers: vLLM's static forward context: the layers by name, their KV cache bound.
+        copy_funcs: The model's ``get_mamba_state_copy_func()``: one for each of a layer's tensors.
+
+    Raises:
+        ValueError: for a kind of state that has neither of vLLM's two copy functions.
+    """
+    if tuple(copy_funcs) != (get_conv_copy_spec, get_temporal_copy_spec):
+        raise ValueError(
+            f"ascend-gdn: got state copy functions {copy_funcs}, expected vLLM's for a convolution "
+            "and a recurrent state: the model keeps another kind of state"
+        )
+    states = [layers[name].kv_cache for name in names]
+    if is_conv_state_dim_first():
+        return [(windows.transpose(1, 2), recurrent) for windows, recurrent in states]
+    return states
