@@ -32,7 +32,6 @@ from vllm.v1.worker.mamba_utils import preprocess_mamba
 
 from ascend_gdn.runner.cpu import StepCPUModelRunner
 from ascend_gdn.runner.upstream.cpu_align import AlignedStates
-from ascend_gdn.runner.upstream.left_out_requests import LeftOutRequests
 
 WINDOW = 3
 GROUPS = {"first": 0, "second": 0, "third": 2}
@@ -221,7 +220,7 @@ class Simulation:
         runner.model = SimpleNamespace(get_mamba_state_copy_func=lambda: COPY_FUNCS)
         runner.device, runner.pin_memory = torch.device("cpu"), False
         runner.requests, runner.mamba_state_idx, runner._mamba_bufs = {}, {}, None
-        runner.left_out, runner.use_async_scheduling = LeftOutRequests(), False
+        runner.left_out, runner.returned, runner.use_async_scheduling = {}, {}, False
         runner.num_accepted_tokens_event = SimpleNamespace(synchronize=lambda: None)
         runner.input_batch = Batch(self.sizes.max_seqs)
         runner.num_accepted_tokens = CpuGpuBuffer(

@@ -20,7 +20,6 @@ from vllm.v1.worker.gpu_input_batch import InputBatch
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
-from ascend_gdn.runner.upstream.left_out_requests import LeftOutRequests
 
 NUM_SPEC, MAX_SEQS, PROMPT = 3, 6, 8
 DRAFTS = [-1] * NUM_SPEC
@@ -85,7 +84,7 @@ class VllmRunner:
 
 class Runner(StepModelRunnerMixin, VllmRunner):
     def __init__(self) -> None:
-        self.left_out, self.num_drafting, self.gdn_steps = LeftOutRequests(), 0, None
+        self.left_out, self.returned, self.num_drafting, self.gdn_steps = {}, {}, 0, None
         VllmRunner.__init__(self)
 
     def end_step(self, kept: Sequence[int], partial: Collection[str] = ()) -> None:
@@ -182,7 +181,7 @@ def test_requests_come_go_sit_out_and_are_swapped(runner, early):
         before = runner.step(output)
         assert runner.num_drafting == len(decoding)
         batch = runner.input_batch
-        for each in runner.left_out.returned.keys() & decoding:
+        for each in runner.returned.keys() & decoding:
             row = batch.req_id_to_index[each]
             start = batch.num_tokens_no_spec[row]
             assert (batch.token_ids_cpu[row, start : start + NUM_SPEC] >= 0).all()

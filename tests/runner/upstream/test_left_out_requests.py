@@ -12,7 +12,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
-from ascend_gdn.runner.upstream.left_out_requests import LeftOutRequests
+from ascend_gdn.runner.upstream.left_out_requests import replace_draft_placeholders
 
 from .. import simulation
 
@@ -121,7 +121,7 @@ def test_a_finished_request_is_forgotten(runner):
     runner.step(scheduled("a"), [2])
     runner.step(scheduled(finished=["a", "b"]), [])
     assert runner.step(scheduled("a", "b"), [1, 1]) == {"a": 1, "b": 1}  # others of these names
-    assert not runner.left_out.waiting
+    assert not runner.left_out
 
 
 def test_all_sit_out(runner):
@@ -166,9 +166,7 @@ def test_drafts_that_nobody_made_become_tokens():
         )
         batch.add_request(request)
         batch.update_req_spec_token_ids(request, drafts)
-    left_out = LeftOutRequests()
-    left_out.returned = {"came back": 1, "has its own": 2}
-    left_out.replace_draft_placeholders(batch)
+    replace_draft_placeholders(batch, ["came back", "has its own"])
     texts = {req_id: batch.token_ids_cpu[row] for req_id, row in batch.req_id_to_index.items()}
     assert texts["was there"][:8].tolist() == [5, 6, 7, 8, 9, -1, -1, -1]  # the runner's to fill
     assert texts["came back"][:7].tolist() == [5, 6, 7, 8, 9, 0, 0]
