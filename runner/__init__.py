@@ -34,7 +34,7 @@ def __getattr__(name: str) -> type:
         check_version()  # before the module imports what another version may lack
         if package == "vllm_ascend":
             check_ascend_version()
-        worker: type = getattr(import_module(module), name)
+        return getattr(import_module(module), name)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.replace("-", "_") != package:
             raise
@@ -43,4 +43,3 @@ def __getattr__(name: str) -> type:
             f"Install it with: pip install 'ascend-gdn[{extra}]'",
             name=package,
         ) from error
-    return worker

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -46,15 +47,11 @@ class StepModelRunnerMixin(LeftOutRequestsMixin, PrefillsNeedNoGraphMixin):
         self.bind_gdn_builders()
 
     def _build_attention_metadata(self, *args: Any, **kwargs: Any) -> Any:
-        if self.gdn_steps is None:
-            return super()._build_attention_metadata(*args, **kwargs)
-        with self.gdn_steps.open():
+        with self.gdn_steps.open() if self.gdn_steps else nullcontext():
             return super()._build_attention_metadata(*args, **kwargs)
 
     def _dummy_run(self, *args: Any, **kwargs: Any) -> Any:
-        if self.gdn_steps is None:
-            return super()._dummy_run(*args, **kwargs)
-        with self.gdn_steps.idle():
+        with self.gdn_steps.idle() if self.gdn_steps else nullcontext():
             return super()._dummy_run(*args, **kwargs)
 
     def warm_up_prefill(self) -> None:
@@ -83,34 +80,29 @@ class StepModelRunnerMixin(LeftOutRequestsMixin, PrefillsNeedNoGraphMixin):
         if not builders:
             logger.info("ascend-gdn: the model has no GDN layers; this worker adds nothing to it.")
             return
+        first = builders[0][1]
         groups = sorted({kv_cache_group for kv_cache_group, _ in builders})
-        value_heads = (
-            self.model_config.hf_text_config.linear_num_value_heads
-            // self.parallel_config.tensor_parallel_size
-        )
-        conv_history = 0
-        if self.parallel_config.prefill_context_parallel_size > 1:
-            conv_history = self.model_config.hf_text_config.linear_conv_kernel_dim - 1
+        text, parallel = self.model_config.hf_text_config, self.parallel_config
+        value_heads = text.linear_num_value_heads // parallel.tensor_parallel_size
+        in_parts = parallel.prefill_context_parallel_size > 1
         layout = TableLayout(
             max_seqs=self.max_num_reqs,
             max_tokens=self.max_num_tokens,
             num_groups=len(groups),
             cumsum_block=cumsum_block_size(value_heads),
-            num_spec=builders[0][1].num_spec,
-            conv_block=builders[0][1].conv_block,
-            conv_history=conv_history,
+            num_spec=first.num_spec,
+            conv_block=first.conv_block,
+            conv_history=text.linear_conv_kernel_dim - 1 if in_parts else 0,
         )
         # A graph pads a step without prefills to as many tokens as it was captured with.
-        rows = max(
-            self.max_num_reqs * (layout.num_spec + 1), builders[0][1].decode_cudagraph_max_bs
-        )
+        rows = max(self.max_num_reqs * (layout.num_spec + 1), first.decode_cudagraph_max_bs)
         self.gdn_steps = GDNSteps(
             layout,
             self.device,
             lambda idle: self._gdn_step_inputs(groups, idle),
             self.gdn_stats,
             additional_option(self.vllm_config, "gdn_table_fill"),
-            decode_rows=rows if builders[0][1].plans_decodes else 0,
+            decode_rows=rows if first.plans_decodes else 0,
         )
         for kv_cache_group, builder in builders:
             builder.bind(self.gdn_steps, groups.index(kv_cache_group))

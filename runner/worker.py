@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
@@ -20,10 +20,9 @@ from ascend_gdn.runner.checks.seams import check_seams, check_version, vllm_seam
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 
 logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
-OutOfTree = TypeVar("OutOfTree", bound=PluggableLayer | CustomOp)
 
 
-def register_out_of_tree(layer_cls: type[OutOfTree], replaced: type[OutOfTree]) -> None:
+def register_out_of_tree(layer_cls: type, replaced: type[PluggableLayer | CustomOp]) -> None:
     """Have vLLM make ``layer_cls`` wherever a model asks for ``replaced``.
 
     Once a process: vLLM 0.23.0 keeps out-of-tree layers in one registry by name.

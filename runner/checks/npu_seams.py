@@ -11,11 +11,7 @@ VLLM_ASCEND_VERSIONS = ("0.23.0", "0.23.0.post1")
 
 
 def check_ascend_version(version: str | None = None) -> None:
-    """Raise :class:`IncompatibleStackError` unless vLLM-Ascend is the pinned one.
-
-    Args:
-        version: Version to check; by default that of the installed vllm-ascend.
-    """
+    """Raise :class:`IncompatibleStackError` unless ``version`` of vLLM-Ascend is a pinned one."""
     version = installed_version("vllm-ascend") if version is None else version
     if version.split("+")[0] not in VLLM_ASCEND_VERSIONS:
         raise IncompatibleStackError(

@@ -23,9 +23,7 @@ class IncompatibleStackError(RuntimeError):
 def check_version(version: str | None = None) -> None:
     """Raise :class:`IncompatibleStackError` unless vLLM is the pinned one.
 
-    Args:
-        version: Version to check; by default that of the installed vLLM. A local part such as
-            ``+cpu`` does not count.
+    ``version`` is by default that of the installed vLLM. A local part like ``+cpu`` does not count.
     """
     if version is None:
         import vllm

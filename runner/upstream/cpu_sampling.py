@@ -71,8 +71,7 @@ class CPUSamplingMixin(Base):
             rows = torch.tensor(spec_decode_metadata.num_draft_tokens) + 1
             logits = logits[spec_decode_metadata.cu_num_sampled_tokens - rows]
             spec_decode_metadata = None
-        output: SamplerOutput = super()._sample(logits, spec_decode_metadata)
-        return output
+        return super()._sample(logits, spec_decode_metadata)
 
     def _dummy_sampler_run(self, hidden_states: torch.Tensor) -> torch.Tensor:
         # The warm-up's speculative half samples at random.

@@ -26,5 +26,4 @@ class SeededTopKTopPSampler(TopKTopPSampler):
         p: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         forward = self.forward_native if generators else super().forward_cpu
-        drawn: tuple[torch.Tensor, torch.Tensor | None] = forward(logits, generators, k, p)
-        return drawn
+        return forward(logits, generators, k, p)

@@ -8,8 +8,8 @@ from vllm.model_executor.layers.mamba.gdn import qwen_gdn_linear_attn as upstrea
 from vllm.platforms.interface import DeviceCapability
 
 from ascend_gdn.runner import gpu, worker
-from ascend_gdn.runner.checks import gpu_prefill_backend
-from ascend_gdn.runner.checks.gpu_prefill_backend import settle_prefill_backend
+from ascend_gdn.runner.checks import gpu_refusals
+from ascend_gdn.runner.checks.gpu_refusals import settle_prefill_backend
 
 from .test_refusals import config
 
@@ -30,11 +30,11 @@ def card(mocker):
         platform.is_device_capability_family.side_effect = lambda number: (
             number // 10 == found.major
         )
-        for module in (upstream, gpu_prefill_backend, worker):
+        for module in (upstream, gpu_refusals, worker):
             mocker.patch.object(module, "current_platform", platform)
         mocker.patch.object(upstream, "_is_libs_cu13_install_intact", return_value=True)
         spec = object() if flashinfer else None
-        mocker.patch.object(gpu_prefill_backend, "find_spec", return_value=spec)
+        mocker.patch.object(gpu_refusals, "find_spec", return_value=spec)
 
     return make
 
@@ -54,7 +54,7 @@ def chosen(vllm_config) -> str:
 @pytest.mark.parametrize("backend", [None, "auto"])
 @pytest.mark.parametrize("capability", [A100, ADA, HOPPER, B200, B300, CONSUMER])
 def test_auto_means_flashinfer_on_hopper_alone(card, backend, capability, mocker):
-    info = mocker.patch.object(gpu_prefill_backend.logger, "info")
+    info = mocker.patch.object(gpu_refusals.logger, "info")
     card(capability)
     vllm_config = model(backend)
     if capability in (B200, B300):
@@ -76,7 +76,7 @@ def test_auto_means_flashinfer_on_hopper_alone(card, backend, capability, mocker
 )
 def test_nor_where_it_cannot_run_the_model(card, columns, installed, expected, mocker):
     card(HOPPER, installed)
-    info = mocker.patch.object(gpu_prefill_backend.logger, "info")
+    info = mocker.patch.object(gpu_refusals.logger, "info")
     vllm_config = model(columns=columns)
     assert chosen(vllm_config) == "flashinfer"
     settle_prefill_backend(vllm_config)
