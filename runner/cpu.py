@@ -29,16 +29,6 @@ class StepCPUModelRunner(
     """vLLM's CPU model runner, opening a GDN step around each metadata build."""
 
 
-def advise_dtype(vllm_config: VllmConfig) -> None:
-    """Say in the log where another dtype would be many times faster."""
-    if vllm_config.model_config.dtype != torch.float32 and not torch.cpu._is_avx512_supported():
-        logger.warning(
-            "ascend-gdn: this CPU has no AVX-512, and %s is slow on it; float32 is several times "
-            "as fast in a prefill: pass --dtype float32.",
-            vllm_config.model_config.dtype,
-        )
-
-
 class CPUWorker(StepWorkerMixin, VllmCPUWorker):
     """``--worker-cls ascend_gdn.runner.CPUWorker``."""
 
@@ -49,7 +39,13 @@ class CPUWorker(StepWorkerMixin, VllmCPUWorker):
         super().__init__(vllm_config, *args, **kwargs)
         if self.has_gdn_layers:
             register_out_of_tree(ContextFreeSiluAndMul, SiluAndMul)
-            advise_dtype(vllm_config)
+            dtype = vllm_config.model_config.dtype
+            if dtype != torch.float32 and not torch.cpu._is_avx512_supported():
+                logger.warning(
+                    "ascend-gdn: this CPU has no AVX-512, and %s is slow on it; float32 is several "
+                    "times as fast in a prefill: pass --dtype float32.",
+                    dtype,
+                )
 
     def check_platform(self, vllm_config: VllmConfig) -> None:
         if self.has_gdn_layers:

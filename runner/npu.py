@@ -76,10 +76,8 @@ class StepNPUModelRunner(
         if self.pcp_size == 1:
             return inputs
         # Taken before _prepare_inputs cuts the prompts (worker/pcp_utils.py, 0.23.0).
-        whole = self.pcp_manager.query_lens_pcp_full.np
-        batch = ContextParallelBatch(
-            whole, self.pcp_manager.num_decode_reqs, self.pcp_size, self.pcp_rank
-        )
+        whole, decodes = self.pcp_manager.query_lens_pcp_full.np, self.pcp_manager.num_decode_reqs
+        batch = ContextParallelBatch(whole, decodes, self.pcp_size, self.pcp_rank)
         return replace(inputs, context_parallel=batch)
 
     def last_accepted_counts(self) -> np.ndarray:

@@ -50,11 +50,8 @@ class AlignedSchedulerMixin(Base):
         num_new_tokens = super()._mamba_block_aligned_split(
             request, num_new_tokens, num_new_local_computed_tokens, num_external_computed_tokens
         )
-        num_computed = (
-            request.num_computed_tokens
-            + num_new_local_computed_tokens
-            + num_external_computed_tokens
-        )
+        num_computed = request.num_computed_tokens
+        num_computed += num_new_local_computed_tokens + num_external_computed_tokens
         block_size = self.cache_config.block_size
         within = num_computed % block_size
         if within and num_computed < max(request.num_prompt_tokens, request.num_tokens - 1):

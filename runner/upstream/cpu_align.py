@@ -23,7 +23,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from vllm.config import SpeculativeConfig
 from vllm.model_executor.layers.mamba.mamba_utils import MambaStateCopyFunc
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import KVCacheConfig
@@ -140,7 +139,6 @@ class AlignedStatesMixin(Base):
     aligned_states: AlignedStates | None = None
     """Set in align mode when vLLM has made the KV cache."""
     _mamba_bufs: MambaBuffers | None  # vLLM's
-    speculative_config: SpeculativeConfig | None  # vLLM's
 
     def initialize_kv_cache(self, *args: Any, **kwargs: Any) -> None:
         super().initialize_kv_cache(*args, **kwargs)

@@ -15,11 +15,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from vllm.config import SpeculativeConfig
 from vllm.config.model import LogprobsMode
 from vllm.v1.outputs import SamplerOutput
 from vllm.v1.sample.rejection_sampler import RejectionSampler
-from vllm.v1.sample.sampler import Sampler
 from vllm.v1.spec_decode.metadata import SpecDecodeMetadata
 
 from ascend_gdn.runner.base import Base
@@ -40,8 +38,8 @@ class StepCPUSampler(LogprobTokenIdsSampler, BonusMinTokensSampler):
 class CPUSamplingMixin(Base):
     """Put it before vLLM's CPU model runner in the bases."""
 
-    speculative_config: SpeculativeConfig | None  # vLLM's
-    sampler: Sampler  # vLLM's
+    speculative_config: Any  # vLLM's, as the sampler
+    sampler: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -61,22 +61,19 @@ class OrderedStateCopies(MambaSpecDecodeGPUContext):
         if num_reqs == 0:
             return
         assert self.layout is not None  # vLLM has just called what sets it
+        pointers = (
+            num_accepted_tokens_gpu,
+            mamba_state_idx_gpu,
+            num_scheduled_tokens_gpu,
+            num_computed_tokens_gpu,
+            num_draft_tokens_gpu,
+            self.block_table_ptrs,
+            self.state_base_addrs,
+            self.state_group_indices,
+            self.num_accepted_tokens_out,
+        )
         self.layout.launch(
-            num_reqs,
-            self.num_layers,
-            self.block_size,
-            self.block_table_stride_req,
-            (
-                num_accepted_tokens_gpu,
-                mamba_state_idx_gpu,
-                num_scheduled_tokens_gpu,
-                num_computed_tokens_gpu,
-                num_draft_tokens_gpu,
-                self.block_table_ptrs,
-                self.state_base_addrs,
-                self.state_group_indices,
-                self.num_accepted_tokens_out,
-            ),
+            num_reqs, self.num_layers, self.block_size, self.block_table_stride_req, pointers
         )
 
 
