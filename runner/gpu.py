@@ -7,10 +7,7 @@ from vllm.config import CUDAGraphMode, VllmConfig
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
-from ascend_gdn.runner.checks.gpu_refusals import (
-    refuse_unsupported_on_gpu,
-    settle_prefill_backend,
-)
+from ascend_gdn.runner.checks.gpu_refusals import refuse_unsupported_on_gpu, settle_prefill_backend
 from ascend_gdn.runner.checks.gpu_seams import gpu_seams
 from ascend_gdn.runner.checks.seams import check_seams
 from ascend_gdn.runner.model_runner import WARM_UP_TOKENS, StepModelRunnerMixin

@@ -19,13 +19,10 @@ from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
 
 def write_allowed_tokens(batch: InputBatch, requests: Mapping[str, CachedRequestState]) -> None:
-    """Write every row of the mask anew, from the requests.
+    """Write every row of the mask anew, from all of the batch's requests by id.
 
-    Call it when vLLM has made new sampling metadata, which refer to the mask.
-
-    Args:
-        batch: Its rows are in their final places.
-        requests: All of the batch's, by id.
+    Call it when vLLM has put the rows in their final places, and made new sampling metadata, which
+    refer to the mask.
     """
     if batch.no_allowed_token_ids:
         return

@@ -23,7 +23,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
-from vllm.model_executor.layers.mamba.mamba_utils import MambaStateCopyFunc
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.mamba_utils import MambaBuffers, cleanup_mamba_state_idx, get_mamba_groups
@@ -78,9 +77,9 @@ def copy_after_step(
 ) -> StateCopy | None:
     """What leaves the state at the end of a block that the kept tokens filled, in that block.
 
-    The rule of ``postprocess_mamba_fused_kernel`` (vllm/v1/worker/mamba_utils.py, 0.23.0). All
-    arguments are of the step: its running block, and of its tokens ``num_drafts`` verified drafts,
-    of which it kept all but one of ``num_accepted``.
+    The rule of ``postprocess_mamba_fused_kernel`` (vllm/v1/worker/mamba_utils.py, 0.23.0).
+    Arguments as above, but ``running`` and ``num_accepted`` are of this step too: 1 and the draft
+    tokens that it accepted, of ``num_drafts`` among those scheduled.
 
     Returns:
         The copy; None if no block ends at a kept token. A copy within the running block moves the
@@ -101,10 +100,7 @@ class AlignedStates:
     """
 
     def __init__(
-        self,
-        kv_cache_config: KVCacheConfig,
-        layers: Mapping[str, Any],
-        copy_funcs: Sequence[MambaStateCopyFunc],
+        self, kv_cache_config: KVCacheConfig, layers: Mapping[str, Any], copy_funcs: Sequence[Any]
     ) -> None:
         group_ids, spec = get_mamba_groups(kv_cache_config)
         if spec.num_speculative_blocks >= spec.block_size:
@@ -113,12 +109,9 @@ class AlignedStates:
                 f"blocks of {spec.block_size}, expected fewer tokens than a block holds: lower "
                 "num_speculative_tokens or raise --block-size"
             )
-        self.block_size = spec.block_size
+        self.block_size, groups = spec.block_size, kv_cache_config.kv_cache_groups
         self.groups = {
-            group: gdn_states(
-                kv_cache_config.kv_cache_groups[group].layer_names, layers, copy_funcs
-            )
-            for group in group_ids
+            group: gdn_states(groups[group].layer_names, layers, copy_funcs) for group in group_ids
         }
 
     def copy(self, blocks: Sequence[Sequence[int]], copy: StateCopy) -> None:
