@@ -26,7 +26,7 @@ def ascend_seams() -> Seams:
     from vllm_ascend.ops.gdn import AscendGatedDeltaNetAttention as Layer
     from vllm_ascend.ops.gdn_attn_builder import AscendGDNAttentionMetadataBuilder as Builder
     from vllm_ascend.ops.triton.fla.chunk_delta_hupdate import (
-        chunk_gated_delta_rule_fwd_hupdate as fwd_h,
+        chunk_gated_delta_rule_fwd_hupdate as hupdate,
     )
     from vllm_ascend.ops.triton.fla.chunk_scaled_dot_kkt import chunk_scaled_dot_kkt_fwd as kkt
     from vllm_ascend.ops.triton.fla.cumsum import chunk_local_cumsum
@@ -53,5 +53,5 @@ def ascend_seams() -> Seams:
         kkt: "k beta g_cumsum cu_seqlens chunk_indices chunk_size output_dtype",
         solve_tril: "A cu_seqlens chunk_indices_large_block chunk_indices_bt output_dtype",
         recompute_w_u_fwd: "k v beta g_cumsum A cu_seqlens chunk_indices",
-        fwd_h: "k w u g chunk_size cu_seqlens chunk_indices chunk_offsets",
+        hupdate: "k w u g chunk_size cu_seqlens chunk_indices chunk_offsets",
     }
