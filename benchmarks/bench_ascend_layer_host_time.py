@@ -19,17 +19,17 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import allocating_operators
-import emulated_npu_path  # noqa: F401
+import harness_path  # noqa: F401
+from both_sides import allocating_operators
 from emulated_npu.install import install
 
 install(instead=allocating_operators.BY_NAME)
 
-from ascend_layers import forward_context, our_layer, stock_layer  # noqa: E402
-from ascend_workloads import Ours, Theirs  # noqa: E402
+from both_sides.ascend_layers import forward_context, our_layer, stock_layer  # noqa: E402
+from both_sides.ascend_workloads import Ours, Theirs  # noqa: E402
+from both_sides.lone_layers import Activations, LayerSizes  # noqa: E402
+from both_sides.workloads import Workload  # noqa: E402
 from command_line import parser_of  # noqa: E402
-from lone_layers import Activations, LayerSizes  # noqa: E402
-from workloads import Workload  # noqa: E402
 
 SIZES = LayerSizes(key_heads=1, value_heads=2, head_dim=16)
 BLOCKS = 1 + 256 * 3 * 4

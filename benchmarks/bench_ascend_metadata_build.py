@@ -13,15 +13,15 @@ import json
 
 import torch
 
-import emulated_npu_path  # noqa: F401
+import harness_path  # noqa: F401
 from emulated_npu.install import install
 
 install()
 
-from ascend_workloads import Ours, Theirs  # noqa: E402
 from bench_metadata_build import compare  # noqa: E402
+from both_sides.ascend_workloads import Ours, Theirs  # noqa: E402
+from both_sides.workloads import GROUPS, WORKLOADS  # noqa: E402
 from command_line import parser_of  # noqa: E402
-from workloads import GROUPS, WORKLOADS  # noqa: E402
 
 
 def main() -> None:

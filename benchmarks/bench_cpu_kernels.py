@@ -23,11 +23,12 @@ from vllm.model_executor.layers.mamba.ops.cpu.causal_conv1d import (
     causal_conv1d_update_torch,
 )
 
+import harness_path  # noqa: F401
 from ascend_gdn.fla.cpu.causal_conv1d import causal_conv1d_fn, causal_conv1d_update
 from ascend_gdn.fla.cpu.chunk import CPUChunkGatedDeltaRule
 from ascend_gdn.fla.cpu.fused_sigmoid_gating import select_decode_kernel
+from both_sides.workloads import Ours, prefills
 from command_line import positive_int
-from workloads import Ours, prefills
 
 HEAD_DIM = 128
 WIDTH = 4

@@ -14,11 +14,12 @@ from time import perf_counter_ns
 
 import torch
 
+import harness_path  # noqa: F401
+from both_sides.cuda_layers import forward_context, our_layer, stock_layer
+from both_sides.lone_layers import Activations, LayerSizes
+from both_sides.workloads import OursOnCuda, Side, Theirs, Workload, prefills
 from command_line import parser_of, require_cuda
-from cuda_layers import forward_context, our_layer, stock_layer
 from host_times import Times, compare_host_times
-from lone_layers import Activations, LayerSizes
-from workloads import OursOnCuda, Side, Theirs, Workload, prefills
 
 DEVICE = torch.device("cuda")
 SIZES = LayerSizes()

@@ -19,8 +19,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+import harness_path  # noqa: F401
+from both_sides.workloads import DECODE_WORKLOADS, GROUPS, WORKLOADS, Ours, OursOnCuda, Side, Theirs
 from command_line import parser_of, require_cuda
-from workloads import DECODE_WORKLOADS, GROUPS, WORKLOADS, Ours, OursOnCuda, Side, Theirs
 
 STEPS_PER_ROUND = 20
 

@@ -14,9 +14,10 @@ from time import perf_counter_ns
 
 import torch
 
+import harness_path  # noqa: F401
+from both_sides.workloads import GROUPS, WORKLOADS, OursOnCuda, Side, prefills
 from command_line import parser_of, require_cuda
 from host_times import compare_host_times
-from workloads import GROUPS, WORKLOADS, OursOnCuda, Side, prefills
 
 CUDA = torch.device("cuda")
 STEPS_PER_ROUND = 50

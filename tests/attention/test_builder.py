@@ -15,7 +15,7 @@ from ascend_gdn.attention.errors import GDNContractError
 from ascend_gdn.attention.stats import GDNStats
 from ascend_gdn.attention.step import GDNSteps
 from ascend_gdn.attention.step_inputs import StepInputs
-from workloads import (
+from both_sides.workloads import (
     CPU,
     DECODE_WORKLOADS,
     WORKLOADS,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ascend_gdn.attention.cuda import CONV_BLOCK
-from workloads import DECODE_WORKLOADS, WORKLOADS, OursOnCuda, Theirs, Workload
+from both_sides.workloads import DECODE_WORKLOADS, WORKLOADS, OursOnCuda, Theirs, Workload
 
 from .test_builder import assert_same
 

@@ -14,7 +14,7 @@ from ascend_gdn.attention.metadata import (
     require_prefill_meta,
 )
 from ascend_gdn.attention.step_metadata import require_step_metadata
-from workloads import DECODE_WORKLOADS, Ours, Theirs, Workload
+from both_sides.workloads import DECODE_WORKLOADS, Ours, Theirs, Workload
 
 LAYER = "model.layers.0.linear_attn"
 

@@ -11,7 +11,7 @@ from ascend_gdn.attention.chunk_plan import fill_chunk_tables
 from ascend_gdn.attention.stats import GDNStats
 from ascend_gdn.attention.step import GDNSteps
 from ascend_gdn.attention.table_layout import TableLayout
-from workloads import DECODE_WORKLOADS, WORKLOADS, Batch, Ours, OursOnCuda, Workload
+from both_sides.workloads import DECODE_WORKLOADS, WORKLOADS, Batch, Ours, OursOnCuda, Workload
 
 from ..attention.reference import reference_tables
 

@@ -10,7 +10,8 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "engine"))
+import job_path  # noqa: F401
+
 from emulated_npu.install import install
 
 install()

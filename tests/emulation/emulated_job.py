@@ -7,9 +7,9 @@ emulated_job.py JOB.json RESULT.json
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "engine"))
+import job_path  # noqa: F401
+
 from emulated_npu.install import install
 
 # Also in processes that vLLM's executor spawns: they run this file first.

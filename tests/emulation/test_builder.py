@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
 
 from ascend_gdn.attention.ascend import StepAscendGDNAttentionMetadata
-from ascend_workloads import Ours, Theirs
-from workloads import WORKLOADS, Workload
+from both_sides.ascend_workloads import Ours, Theirs
+from both_sides.workloads import WORKLOADS, Workload
 
 from ..attention.spec_reference import recurrent_arguments
 from ..attention.test_builder import SHARED_FIELDS

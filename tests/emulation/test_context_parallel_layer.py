@@ -17,8 +17,6 @@ import torch
 from torch.nn.functional import normalize, softplus
 from vllm_ascend.worker.pcp_utils import PCPManager
 
-import allocating_operators
-import ascend_workloads
 from ascend_gdn.attention.context_parallel import ContextParallelBatch
 from ascend_gdn.attention.errors import GDNContractError
 from ascend_gdn.attention.stats import GDNStats
@@ -27,9 +25,10 @@ from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.table_layout import cumsum_block_size
 from ascend_gdn.fla.ascend import chunk_o_update, context_parallel
 from ascend_gdn.fla.ascend.context_parallel import ContextParallelGatedDeltaNetAttention
-from ascend_layers import StockLayer, forward_context
-from lone_layers import PREFIX, WIDTH, Activations, LayerSizes, make_layer
-from workloads import CPU, Workload
+from both_sides import allocating_operators, ascend_workloads
+from both_sides.ascend_layers import StockLayer, forward_context
+from both_sides.lone_layers import PREFIX, WIDTH, Activations, LayerSizes, make_layer
+from both_sides.workloads import CPU, Workload
 
 from .in_process_ranks import ranks
 from .reference import convolution, delta_rule

@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-import allocating_operators
 import ascend_gdn.fla.ascend.chunk
 import ascend_gdn.fla.ascend.gdn
 from ascend_gdn.attention.errors import GDNContractError
-from ascend_layers import forward_context, our_layer, stock_layer
-from ascend_workloads import Ours, Theirs
+from both_sides import allocating_operators
+from both_sides.ascend_layers import forward_context, our_layer, stock_layer
+from both_sides.ascend_workloads import Ours, Theirs
+from both_sides.lone_layers import WIDTH, Activations, LayerSizes
+from both_sides.workloads import Workload
 from emulated_npu.schemas import NAMESPACE
-from lone_layers import WIDTH, Activations, LayerSizes
-from workloads import Workload
 
 from .reference import convolution, delta_rule
 

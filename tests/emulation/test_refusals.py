@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ascend_layers import forward_context, our_layer
-from ascend_workloads import Ours, Theirs
-from lone_layers import Activations, LayerSizes
-from workloads import Workload
+from both_sides.ascend_layers import forward_context, our_layer
+from both_sides.ascend_workloads import Ours, Theirs
+from both_sides.lone_layers import Activations, LayerSizes
+from both_sides.workloads import Workload
 
 from ..fla.refusals import BREAKS, STEPS, assert_refused_untouched
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import emulated_npu
 from emulated_npu.schemas import NOT_EMULATED, SCHEMAS, name_of
 
+HARNESS = str(Path(emulated_npu.__file__).parents[1])
 ALL = SCHEMAS + NOT_EMULATED
 INSTALLED = """
 import sys
@@ -48,7 +50,7 @@ def test_equal_to_the_source(torch_binding: str, schema: str):
 def installed(statement: str) -> subprocess.CompletedProcess[str]:
     """What a statement says in a process with the emulated NPU."""
     return subprocess.run(
-        [sys.executable, "-P", "-c", INSTALLED + statement, str(Path(__file__).parent)],
+        [sys.executable, "-P", "-c", INSTALLED + statement, HARNESS],
         capture_output=True,
         text=True,
         check=False,

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from ascend_gdn.attention.errors import GDNContractError
-from lone_layers import Activations
-from workloads import Side, Workload
+from both_sides.lone_layers import Activations
+from both_sides.workloads import Side, Workload
 
 STEPS = (
     Workload("prefills", [70, 3], [0, 64]),

@@ -9,8 +9,8 @@ require_cuda()
 
 import pytest
 
-from step_traffic import Traffic, traffic_of_a_step
-from workloads import WORKLOADS, OursOnCuda, Theirs
+from both_sides.step_traffic import Traffic, traffic_of_a_step
+from both_sides.workloads import WORKLOADS, OursOnCuda, Theirs
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda workload: workload.name)

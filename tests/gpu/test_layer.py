@@ -12,9 +12,9 @@ import torch
 from torch.nn.functional import normalize, softplus
 
 from ascend_gdn.attention.errors import GDNContractError
-from cuda_layers import forward_context, our_layer, stock_layer
-from lone_layers import WIDTH, Activations, LayerSizes
-from workloads import OursOnCuda, Theirs, Workload
+from both_sides.cuda_layers import forward_context, our_layer, stock_layer
+from both_sides.lone_layers import WIDTH, Activations, LayerSizes
+from both_sides.workloads import OursOnCuda, Theirs, Workload
 
 from ..emulation.reference import convolution, delta_rule
 

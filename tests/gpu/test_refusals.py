@@ -10,9 +10,9 @@ require_cuda()
 import pytest
 import torch
 
-from cuda_layers import forward_context, our_layer
-from lone_layers import Activations, LayerSizes
-from workloads import OursOnCuda, Theirs, Workload
+from both_sides.cuda_layers import forward_context, our_layer
+from both_sides.lone_layers import Activations, LayerSizes
+from both_sides.workloads import OursOnCuda, Theirs, Workload
 
 from ..fla.refusals import BREAKS, STEPS, assert_refused_untouched
 

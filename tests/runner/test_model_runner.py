@@ -13,7 +13,7 @@ from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
 from ascend_gdn.attention.errors import GDNContractError
 from ascend_gdn.attention.table_layout import cumsum_block_size
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
-from workloads import Batch, Workload, builder_arguments
+from both_sides.workloads import Batch, Workload, builder_arguments
 
 
 class StubRunner:

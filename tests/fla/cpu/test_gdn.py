@@ -12,8 +12,8 @@ from vllm.forward_context import override_forward_context
 from ascend_gdn.fla.cpu.chunk import CPUChunkGatedDeltaRule
 from ascend_gdn.fla.cpu.fused_sigmoid_gating import torch_decode_kernel
 from ascend_gdn.fla.cpu.gdn import StepCPUGatedDeltaNetAttention
-from lone_layers import PREFIX, Activations, LayerSizes, make_layer
-from workloads import Ours, Theirs, Workload
+from both_sides.lone_layers import PREFIX, Activations, LayerSizes, make_layer
+from both_sides.workloads import Ours, Theirs, Workload
 
 from ..refusals import BREAKS, STEPS, assert_refused_untouched
 

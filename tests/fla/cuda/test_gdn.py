@@ -8,7 +8,7 @@ from itertools import product
 import torch
 
 from ascend_gdn.fla.cuda.gdn import StepCudaGatedDeltaNetAttention
-from lone_layers import CPU, LayerSizes, make_layer
+from both_sides.lone_layers import CPU, LayerSizes, make_layer
 
 
 def test_the_kernel_after_the_convolution_is_compiled_for_every_prefill():

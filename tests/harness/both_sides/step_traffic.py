@@ -1,23 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the GDN metadata of one step costs the device, counted by torch's profiler.
-
-    benchmarks/step_traffic.py
-
-prints the counts for vLLM 0.23.0's builders and ours, three KV cache groups, on the CUDA device.
-"""
+"""What the GDN metadata of one step costs the device, counted by torch's profiler."""
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
-from command_line import require_cuda
-from workloads import GROUPS, WORKLOADS, OursOnCuda, Side, Theirs
+from .workloads import Side
 
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 
@@ -63,29 +54,3 @@ def traffic_of_a_step(side: Side) -> Traffic:
         elif name in WAITS and event.time_range.end <= step.time_range.end:
             traffic.waits += 1
     return traffic
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.parse_args()
-    require_cuda(parser)
-    device = torch.device("cuda")
-    table = Table(title=f"Device traffic of one step's GDN metadata, {GROUPS} groups")
-    columns = ("step", "side", "pinned", "pageable", "to host", "kernels", "waits")
-    for column in columns:
-        table.add_column(column, justify="left" if column in columns[:2] else "right")
-    for workload in WORKLOADS:
-        sides = {
-            "vLLM 0.23.0": Theirs(workload, device),
-            "ascend-gdn, host fill": OursOnCuda(workload, device),
-            "ascend-gdn, Triton fill": OursOnCuda(workload, device, "triton"),
-        }
-        for name, side in sides.items():
-            counts = (str(count) for count in vars(traffic_of_a_step(side)).values())
-            table.add_row(workload.name, name, *counts)
-        table.add_section()
-    Console(width=110).print(table)
-
-
-if __name__ == "__main__":
-    main()

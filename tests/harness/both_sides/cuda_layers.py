@@ -16,7 +16,8 @@ from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedD
 from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
 
 from ascend_gdn.fla.cuda.gdn import StepCudaGatedDeltaNetAttention
-from lone_layers import PREFIX, LayerSizes, make_layer
+
+from .lone_layers import PREFIX, LayerSizes, make_layer
 
 PREFILLS = {
     "triton": VllmChunkGatedDeltaRule.forward_native,

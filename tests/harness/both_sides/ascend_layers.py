@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """GDN layers of vLLM-Ascend and ours, alone.
 
-Needs the emulated NPU of tests/emulation in place, or a real one.
+Needs the emulated NPU in place, or a real one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
 from vllm_ascend.ops.gdn import AscendGatedDeltaNetAttention
 
 from ascend_gdn.fla.ascend.gdn import StepAscendGatedDeltaNetAttention
-from lone_layers import PREFIX, LayerSizes, make_layer
+
+from .lone_layers import PREFIX, LayerSizes, make_layer
 
 
 class StockLayer(AscendGatedDeltaNetAttention, QwenGatedDeltaNetAttention):

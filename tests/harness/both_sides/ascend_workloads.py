@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """As workloads.py, with vLLM-Ascend's builder on the one side and our layer over it on the other.
 
-Needs the emulated NPU of tests/emulation in place, or a real one.
+Needs the emulated NPU in place, or a real one.
 """
 
 from __future__ import annotations
 
 from vllm_ascend.ops.gdn_attn_builder import AscendGDNAttentionMetadataBuilder
 
-import workloads
 from ascend_gdn.attention.ascend import StepAscendGDNAttentionMetadataBuilder
-from workloads import VALUE_HEADS, Workload
+
+from . import workloads
+from .workloads import VALUE_HEADS, Workload
 
 
 class AscendSide(workloads.Side):
