@@ -25,7 +25,7 @@ class ChunkGatedDeltaRule(ABC):
     @abstractmethod
     def __call__(
         self,
-        qk: torch.Tensor,
+        qk: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
         v: torch.Tensor,
         g: torch.Tensor,
         beta: torch.Tensor,
@@ -39,8 +39,9 @@ class ChunkGatedDeltaRule(ABC):
         platform's kernels take one.
 
         Args:
-            qk: [2, T, Hk, K] in the model's dtype: queries and keys; value head h reads key head
-                h // (Hv / Hk). Each vector of length 1, but on CPU, where the rule sees to that.
+            qk: [2, T, Hk, K] in the model's dtype: queries and keys, on CUDA apart; value head h
+                reads key head h // (Hv / Hk). Each vector of length 1, but on CPU, where the rule
+                sees to that.
             v: [T, Hv, V], likewise.
             g: [T, Hv] float32: log decay, at most 0.
             beta: [T, Hv]: in 0..1.

@@ -32,7 +32,7 @@ class AscendChunkGatedDeltaRule(ChunkGatedDeltaRule):
 
     def __call__(
         self,
-        qk: torch.Tensor,
+        qk: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
         v: torch.Tensor,
         g: torch.Tensor,
         beta: torch.Tensor,
@@ -40,7 +40,7 @@ class AscendChunkGatedDeltaRule(ChunkGatedDeltaRule):
         out: torch.Tensor,
         chunk: GDNChunkedPrefillMetadata,
     ) -> torch.Tensor:
-        assert initial_state is not None
+        assert isinstance(qk, torch.Tensor) and initial_state is not None
         _, k = qk.split_with_sizes((1, 1))  # a method in C++, which split is not
         g, w, u = chunk_terms(k, v, g, beta, chunk)
         # AscendC's operators take the heads before the tokens. They copy what is not contiguous

@@ -81,7 +81,7 @@ class CPUChunkGatedDeltaRule(ChunkGatedDeltaRule):
 
     def __call__(
         self,
-        qk: torch.Tensor,
+        qk: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
         v: torch.Tensor,
         g: torch.Tensor,
         beta: torch.Tensor,

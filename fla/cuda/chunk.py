@@ -68,7 +68,7 @@ class TritonChunkGatedDeltaRule(ChunkGatedDeltaRule):
 
     def __call__(
         self,
-        qk: torch.Tensor,
+        qk: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
         v: torch.Tensor,
         g: torch.Tensor,
         beta: torch.Tensor,
@@ -76,7 +76,7 @@ class TritonChunkGatedDeltaRule(ChunkGatedDeltaRule):
         out: torch.Tensor,
         chunk: GDNChunkedPrefillMetadata,
     ) -> torch.Tensor:
-        q, k = qk.unbind(0)
+        q, k = qk
         cu_seqlens, chunk_indices = chunk.cu_seqlens, chunk.chunk_indices_chunk64
         tokens, heads, chunks = q.shape[0], self._heads, chunk_indices.shape[0]
         key_dim, value_dim = self._key_dim, self._value_dim

@@ -67,7 +67,8 @@ class CausalConv1d:
             [T, conv_dim], contiguous.
         """
         dtype = x.dtype
-        x = x.to(conv_states.dtype)
+        if dtype != conv_states.dtype:
+            x = x.to(conv_states.dtype)
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
         channels, batch_ptr = x.shape[1], metadata.batch_ptr
         self._kernel(
@@ -85,7 +86,7 @@ class CausalConv1d:
             0,  # of the blocks of states that prefix caching keeps
             PAD_SLOT_ID, NULL_BLOCK_ID,
         )  # fmt: skip
-        return out.to(dtype)
+        return out if out.dtype == dtype else out.to(dtype)
 
 
 class PostConv:
@@ -128,7 +129,7 @@ class PostConv:
         b: torch.Tensor,
         A_log: torch.Tensor,
         dt_bias: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]:
         """Make the arguments of the delta rule.
 
         Args:
@@ -139,12 +140,12 @@ class PostConv:
             dt_bias: [Hv].
 
         Returns:
-            qk [2, T, Hk, K] and v [T, Hv, V] in ``x``'s dtype; g, beta [T, Hv] float32. All
+            qk, two of [T, Hk, K], and v [T, Hv, V] in ``x``'s dtype; g, beta [T, Hv] float32. All
             contiguous.
         """
         tokens, key_heads, value_heads = x.shape[0], self._key_heads, self._value_heads
-        qk = x.new_empty(2, tokens, key_heads, self._key_dim)
-        q, k = qk.unbind(0)
+        q = x.new_empty(tokens, key_heads, self._key_dim)
+        k = torch.empty_like(q)
         v = x.new_empty(tokens, value_heads, self._value_dim)
         g = x.new_empty(tokens, value_heads, dtype=torch.float32)
         beta = torch.empty_like(g)
@@ -154,4 +155,4 @@ class PostConv:
             key_heads * self._key_dim, key_heads * self._key_dim, value_heads * self._value_dim,
             tokens,
         )  # fmt: skip
-        return qk, v, g, beta
+        return (q, k), v, g, beta

@@ -44,7 +44,7 @@ class FlashInferChunkGatedDeltaRule(ChunkGatedDeltaRule):
 
     def __call__(
         self,
-        qk: torch.Tensor,
+        qk: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
         v: torch.Tensor,
         g: torch.Tensor,
         beta: torch.Tensor,
@@ -55,7 +55,7 @@ class FlashInferChunkGatedDeltaRule(ChunkGatedDeltaRule):
         if initial_state is None:
             initial_state = g.new_zeros(chunk.num_seqs, v.shape[1], _HEAD_DIM, _HEAD_DIM)
         _, final_state = self._kernel(
-            *qk.unbind(0),
+            *qk,
             v,
             g.exp(),
             beta,
