@@ -13,6 +13,9 @@ export HF_HUB_OFFLINE := 1
 # vLLM compiles its random sampler even with --enforce-eager, which asks for a C++ compiler and takes
 # a minute of each start.
 export TORCH_COMPILE_DISABLE ?= 1
+# Some machines ask Python to keep no bytecode. Every process would then compile all that it imports
+# anew: an engine takes 17 seconds to start instead of 10.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help setup setup-ascend demo serve train test test-all unit lowering lint format bench \
 	requirements clean
@@ -33,8 +36,10 @@ serve: setup ## serve MODEL (default: a small trained one) on 127.0.0.1:PORT thr
 	.venv/bin/python examples/serve.py $(MODEL) --port $(PORT) $(ARGS)
 
 # tests/emulation takes vllm-ascend, and the others vLLM's CPU platform, which vllm-ascend replaces.
-PYTEST = .venv/bin/pytest --ignore=tests/emulation
-PYTEST_ASCEND = .venv-ascend/bin/pytest tests/emulation
+# Two tests at a time, each on one core: give another number with ARGS='-n 8', none with ARGS='-n 0'.
+SIDE_BY_SIDE = -n 2 --dist worksteal
+PYTEST = OMP_NUM_THREADS=1 .venv/bin/pytest $(SIDE_BY_SIDE) --ignore=tests/emulation
+PYTEST_ASCEND = OMP_NUM_THREADS=1 .venv-ascend/bin/pytest $(SIDE_BY_SIDE) tests/emulation
 
 test: setup setup-ascend ## the tests, those that start an engine included, but for the longest
 	$(PYTEST) -m "not slow" $(ARGS)

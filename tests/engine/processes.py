@@ -70,11 +70,15 @@ def _unlink_shared_memory_since(began: float) -> None:
     vLLM 0.23.0 leaves some: workers that are killed (ray.kill, or SIGTERM after the executor's
     grace period) do not unlink theirs.
     """
+    # Listed first: an engine beside this one may make others meanwhile, and maps its own at once.
+    segments = [
+        segment for pattern in ("psm_*", "*-cpushm_*") for segment in _SHARED_MEMORY.glob(pattern)
+    ]
     mapped = ""
     for process in Path("/proc").glob("[0-9]*/maps"):
         with suppress(OSError):  # it has ended meanwhile, or is another user's
             mapped += process.read_text()
-    for pattern in ("psm_*", "*-cpushm_*"):
-        for segment in _SHARED_MEMORY.glob(pattern):
+    for segment in segments:
+        with suppress(FileNotFoundError):  # its own engine has removed it
             if segment.stat().st_ctime >= began and segment.name not in mapped:
                 segment.unlink()

@@ -27,6 +27,8 @@ MIXED = {"max_num_batched_tokens": 256, "max_num_seqs": 8}
 # Few enough for the later prompts to get those of earlier ones, with their state in them. (vLLM's
 # own CPU worker answers NaN to the last prompts then.)
 USED_BLOCKS = {"num_gpu_blocks_override": 48}
+# make gives a test one core, and so most engines one thread.
+THREADS = {"OMP_NUM_THREADS": "2"}
 
 MODELS = {
     "grouped 1:2, head dim 128, MoE": TinySizes(dtype="float32"),
@@ -44,7 +46,7 @@ def test_float32_equals_transformers(name: str, tmp_path: Path):
     sizes = MODELS[name]
     model = write_checkpoint(tmp_path / "model", sizes)
     prompts = prompts_of(sizes, LENGTHS)
-    result = run(Job(str(model), prompts, engine=MIXED | USED_BLOCKS), tmp_path)
+    result = run(Job(str(model), prompts, engine=MIXED | USED_BLOCKS, env=THREADS), tmp_path)
 
     assert_equals_transformers(model, prompts, result)
     assert_planned_once_a_step(sizes, sum(LENGTHS), MIXED["max_num_batched_tokens"], result)

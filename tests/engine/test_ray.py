@@ -13,7 +13,7 @@ from .job import Job, run
 from .parity import assert_equals_transformers
 from .wider_cpu_platform import plugged_in
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = pytest.mark.engine
 
 RNG = np.random.default_rng(0)
 PROMPTS = [RNG.integers(3, 1024, length).tolist() for length in (2, 65, 300, 1)]

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from vllm.engine.arg_utils import EngineArgs
 
 from ascend_gdn.runner.checks.cpu_refusals import refuse_unsupported_on_cpu
@@ -22,8 +23,9 @@ def model(request, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def engine_config(model, mocker):
-    # All that vLLM sets is unset at the end.
+    # All that vLLM sets is unset at the end, and transformers' own classes are found again.
     mocker.patch.dict(os.environ, {"VLLM_CPU_KVCACHE_SPACE": "1"})
+    mocker.patch.dict(CONFIG_MAPPING._extra_content)
 
     def make(**options):
         arguments = EngineArgs(str(model), max_model_len=2048, enforce_eager=True, **options)
