@@ -27,7 +27,7 @@ MIXED = {"max_num_batched_tokens": 256, "max_num_seqs": 8}
 # Few enough for the later prompts to get those of earlier ones, with their state in them. (vLLM's
 # own CPU worker answers NaN to the last prompts then.)
 USED_BLOCKS = {"num_gpu_blocks_override": 48}
-# make gives a test one core, and so most engines one thread.
+# make gives each test one core, and so engines one thread: not these.
 THREADS = {"OMP_NUM_THREADS": "2"}
 
 MODELS = {
