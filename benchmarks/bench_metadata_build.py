@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Host time per step of the GDN metadata: ours against vLLM 0.23.0's builder, in one run.
 
-    benchmarks/bench_metadata_build.py [--rounds 9] [--device cuda] [--json FILE]
+    benchmarks/bench_metadata_build.py [--rounds 9] [--groups 3 12 48] [--device cuda] [--json FILE]
 
-One step is three builds, one for each KV cache group of GDN layers that Qwen3-Next has. Ours
+One step is a build for each KV cache group of GDN layers: three in Qwen3-Next, up to 48 where a
+draft model or a single layer of attention has vLLM cut them smaller (vllm-project/vllm#49730). Ours
 includes opening and closing the step and taking a slot from the pool. Both sides get the same
 batches, one round of each in turn; the figures are medians over the rounds. On CPU tensors neither
 pays for copies to a device: on a device vLLM pays for 4 to 11 copies a build, ours for one a step.
@@ -13,6 +14,9 @@ from __future__ import annotations
 
 import json
 import statistics
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from time import perf_counter_ns
 
 import torch
@@ -20,8 +24,16 @@ from rich.console import Console
 from rich.table import Table
 
 import harness_path  # noqa: F401
-from both_sides.workloads import DECODE_WORKLOADS, GROUPS, WORKLOADS, Ours, OursOnCuda, Side, Theirs
-from command_line import parser_of, require_cuda
+from both_sides.workloads import (
+    DECODE_WORKLOADS,
+    WORKLOADS,
+    Ours,
+    OursOnCuda,
+    Side,
+    Theirs,
+    Workload,
+)
+from command_line import parser_of, positive_int, require_cuda
 
 STEPS_PER_ROUND = 20
 
@@ -46,31 +58,51 @@ def measure(sides: tuple[Side, Side], rounds: int) -> tuple[float, float]:
 
 
 def compare(
-    title: str,
+    kind: str,
     upstream: str,
-    sides: dict[str, tuple[Side, Side]],
-    rounds: int,
+    sides_of: Callable[[Workload], tuple[Side, Side]],
+    workloads: Iterable[Workload],
+    arguments: Namespace,
     results: dict[str, dict[str, float]],
 ) -> None:
-    """Print a table with a row for each workload, and add its figures to ``results``."""
-    table = Table(title=title)
-    for column in ("workload", upstream, "ascend-gdn", "ratio"):
-        table.add_column(column, justify="left" if column == "workload" else "right")
-    ratios = []
-    for name, pair in sides.items():
-        with torch.inference_mode():  # as vLLM's execute_model runs
-            theirs, ours = measure(pair, rounds)
-        results[name] = {"upstream_us": theirs, "ascend_gdn_us": ours}
-        ratios.append(theirs / ours)
-        table.add_row(name, f"{theirs:.0f}", f"{ours:.0f}", f"{ratios[-1]:.1f}x")
-    table.add_section()
-    table.add_row("geometric mean", "", "", f"{statistics.geometric_mean(ratios):.1f}x")
-    table.add_row("worst", "", "", f"{min(ratios):.1f}x")
-    Console().print(table)
+    """Print a table with a row for each workload, and add its figures to ``results``.
+
+    Args:
+        kind: Of the steps.
+        upstream: Whose side is the other one.
+        sides_of: Makes the two sides.
+        workloads: A row each, in a table for each number of groups.
+        arguments: Of the command line.
+        results: By workload and groups.
+    """
+    for groups in arguments.groups:
+        table = Table(title=f"GDN metadata, host microseconds a {kind} step, {groups} groups")
+        for column in ("workload", upstream, "ascend-gdn", "ratio"):
+            table.add_column(column, justify="left" if column == "workload" else "right")
+        ratios = []
+        for workload in workloads:
+            with torch.inference_mode():  # as vLLM's execute_model runs
+                sides = sides_of(replace(workload, groups=groups))
+                theirs, ours = measure(sides, arguments.rounds)
+            figures = {"upstream_us": theirs, "ascend_gdn_us": ours}
+            results[f"{workload.name}, {groups} groups"] = figures
+            ratios.append(theirs / ours)
+            table.add_row(workload.name, f"{theirs:.0f}", f"{ours:.0f}", f"{ratios[-1]:.1f}x")
+        table.add_section()
+        table.add_row("geometric mean", "", "", f"{statistics.geometric_mean(ratios):.1f}x")
+        table.add_row("worst", "", "", f"{min(ratios):.1f}x")
+        Console().print(table)
+
+
+def groups_parser(description: str) -> ArgumentParser:
+    """With ``--groups`` as well."""
+    parser = parser_of(description)
+    parser.add_argument("--groups", type=positive_int, nargs="+", default=[3, 12, 48])
+    return parser
 
 
 def main() -> None:
-    parser = parser_of(__doc__.splitlines()[0])
+    parser = groups_parser(__doc__.splitlines()[0])
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     arguments = parser.parse_args()
     if arguments.device.type == "cuda":
@@ -80,10 +112,11 @@ def main() -> None:
     results: dict[str, dict[str, float]] = {}
     for kind, workloads in (("prefill", WORKLOADS), ("decode", DECODE_WORKLOADS)):
         compare(
-            f"GDN metadata, host microseconds a {kind} step, {GROUPS} groups",
+            kind,
             "vLLM 0.23.0",
-            {each.name: (Theirs(each, device), ours(each, device)) for each in workloads},
-            arguments.rounds,
+            lambda workload: (Theirs(workload, device), ours(workload, device)),
+            workloads,
+            arguments,
             results,
         )
     if arguments.json:

@@ -39,6 +39,8 @@ class Workload:
     state_block_size: int = 0
     """Tokens a state block with prefix caching; 0 without."""
     full_graph: bool = False
+    groups: int = GROUPS
+    """KV cache groups of GDN layers."""
 
     @property
     def num_spec(self) -> int:
@@ -142,14 +144,14 @@ class Batch:
         return groups
 
 
-def block_tables(workload: Workload, groups: int = GROUPS) -> list[np.ndarray]:
+def block_tables(workload: Workload) -> list[np.ndarray]:
     """Host block tables of the groups: different, non-null blocks for every request."""
     width = workload.num_spec + 1
     if workload.state_block_size:
         longest = max(map(sum, zip(workload.lengths, workload.context_lens, strict=True)))
         width += -(-longest // workload.state_block_size)
-    blocks = 1 + np.arange(groups * MAX_NUM_SEQS * width, dtype=np.int32)
-    return list(blocks.reshape(groups, MAX_NUM_SEQS, width))
+    blocks = 1 + np.arange(workload.groups * MAX_NUM_SEQS * width, dtype=np.int32)
+    return list(blocks.reshape(workload.groups, MAX_NUM_SEQS, width))
 
 
 def builder_arguments(
@@ -197,7 +199,7 @@ class Side:
     ) -> None:
         self.batch = Batch(workload, device)
         arguments = builder_arguments(workload, device, prefill_backend)
-        self.builders = [self.builder_cls(**arguments) for _ in range(GROUPS)]
+        self.builders = [self.builder_cls(**arguments) for _ in range(workload.groups)]
 
     builder_cls = GDNAttentionMetadataBuilder
 
@@ -229,7 +231,7 @@ class Ours(Side):
         layout = TableLayout(
             max_seqs=MAX_NUM_SEQS,
             max_tokens=max(8192, workload.num_tokens),
-            num_groups=GROUPS,
+            num_groups=workload.groups,
             cumsum_block=cumsum_block_size(VALUE_HEADS),
             num_spec=workload.num_spec,
             conv_block=self.builder_cls.conv_block,
