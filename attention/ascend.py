@@ -29,6 +29,7 @@ from ascend_gdn.attention.context_parallel import (
     split_context_parallel,
     tables_of,
 )
+from ascend_gdn.attention.pool import Slot
 from ascend_gdn.attention.spec_rows import ragged_spec_rows
 from ascend_gdn.attention.step import GDNStep
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
@@ -145,24 +146,27 @@ class StepAscendGDNAttentionMetadataBuilder(
             metadata.spec_start_tokens = metadata.num_accepted_tokens
         return metadata
 
-    def _add_group(self, metadata: Any, step: GDNStep, split: BatchSplit) -> None:
-        super()._add_group(metadata, step, split)
+    def _add_groups(self, groups: list[Any], step: GDNStep, split: BatchSplit) -> None:
+        super()._add_groups(groups, step, split)
         decodes, slot = split.num_decodes, step.slot
-        if isinstance(split, ContextParallelSplit):
-            metadata.context_parallel = tables_of(slot, split, self._group)
-        if decodes > 0:
-            indices = slot.group_rows("state_indices", decodes)
-            metadata.decode_state_indices = indices[self._group]
-        if split.spec is None:
-            return
-        if split.is_uniform(self.num_spec):
-            metadata.spec_token_state_indices = metadata.spec_state_indices_tensor.view(-1)
-            return
-        tables, requests = slot.host_tables, slice(0, len(split.spec))
+        for group, metadata in enumerate(groups):
+            if isinstance(split, ContextParallelSplit):
+                metadata.context_parallel = tables_of(slot, split, group)
+            if decodes > 0:
+                metadata.decode_state_indices = slot.group_rows("state_indices", decodes)[group]
+            if split.spec is None:
+                continue
+            if split.is_uniform(self.num_spec):
+                metadata.spec_token_state_indices = metadata.spec_state_indices_tensor.view(-1)
+            else:
+                self._add_ragged(metadata, slot, group, len(split.spec))
+
+    def _add_ragged(self, metadata: Any, slot: Slot, group: int, requests: int) -> None:
+        tables = slot.host_tables
         ragged = ragged_spec_rows(
-            tables["spec_state_indices"][self._group][requests],
-            tables["spec_actual_seq_lengths"][1:][requests],
-            tables["num_accepted_tokens"][requests],
+            tables["spec_state_indices"][group, :requests],
+            tables["spec_actual_seq_lengths"][1 : requests + 1],
+            tables["num_accepted_tokens"][:requests],
         )
         # Rare (the token budget or the model's length cut a request's drafts), so not in the pool.
         metadata.spec_token_state_indices = self._to_device(ragged.state_indices)

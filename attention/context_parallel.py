@@ -121,20 +121,10 @@ def split_context_parallel(
     )
 
 
-def fill_context_parallel(
-    tables: HostTables, split: ContextParallelSplit, blocks: list[np.ndarray]
-) -> None:
-    """Write the tables of a step with prefills.
-
-    Args:
-        tables: To write.
-        split: The step's requests.
-        blocks: A group each, [N] int32: state block of each prefill.
-    """
+def fill_context_parallel(tables: HostTables, split: ContextParallelSplit) -> None:
+    """Write the tables of a step with prefills, but for where their states are."""
     count, own = len(split.prefills), split.own_prefills
     history = len(tables["conv_last_rows"]) // len(tables["own_prefills"])
-    for group, indices in enumerate(blocks):
-        tables["shared_state_indices"][group, :count] = indices
     tables["shared_has_initial_state"][:count] = split.prefills.context_lens > 0
     tables["own_prefills"][: len(own)] = own
     ends = split.num_decodes + np.cumsum(split.shares[:, split.rank])

@@ -21,7 +21,7 @@ class GDNStats:
     plans_reused: int = 0
     """Builds of further KV cache groups that took an existing plan."""
     host_ns: int = 0
-    """Host time of all builds in prefill steps, nanoseconds."""
+    """Host time of prefill steps, nanoseconds: of the first build, which makes what all get."""
     bytes_copied: int = 0
     """Bytes of tables copied from host to device; 0 on CPU, where both are one buffer."""
     table_kernels: int = 0

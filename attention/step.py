@@ -47,8 +47,9 @@ class GDNStep:
         self.idle = idle
         """A dummy batch: it has a shape, but no request of its own."""
         self.split: BatchSplit | None = None
-        self.shared: StepGDNAttentionMetadata | None = None
-        """What the builders of all groups hand out copies of; set with the plan."""
+        self.groups: list[StepGDNAttentionMetadata] | None = None
+        """What the builders of the groups hand out; made with the plan, by the first of them."""
+        self.kept = steps.kept
         self.stats = GDNStats() if idle else steps.stats  # a dummy batch is no step to count
         self._steps = steps
 
@@ -106,17 +107,15 @@ class GDNStep:
         tables, layout = self.slot.host_tables, self.slot.layout
         requests, decodes, seqs = split.non_spec, split.num_decodes, len(split.non_spec)
         starts, state_indices = tables["query_start_loc"], tables["state_indices"]
-        blocks_of_groups = self.inputs.first_blocks(requests.rows)
-        for group, blocks in enumerate(blocks_of_groups):
-            state_indices[group, :seqs] = blocks
+        self.inputs.write_first_blocks(requests.rows, seqs, state_indices)
         if not layout.has_prefills:  # one token each
             starts[:seqs] = layout.arange[:seqs]
             starts[seqs:] = seqs
             return
         fill_offsets(starts, requests.lengths)
         tables["has_initial_state"][:seqs] = requests.context_lens  # as bool: whether any
-        for group, blocks in enumerate(blocks_of_groups):
-            tables["prefill_state_indices"][group, : split.num_prefills] = blocks[decodes:]
+        prefill_state_indices = tables["prefill_state_indices"]
+        prefill_state_indices[:, : split.num_prefills] = state_indices[:, decodes:seqs]
         if layout.conv_block:
             self.conv_rows = fill_conv_tables(tables, layout, requests.lengths)
 
@@ -125,14 +124,12 @@ class GDNStep:
         spec, mask, inputs = split.spec, split.spec_mask, self.inputs
         tables, arange = self.slot.host_tables, self.slot.layout.arange
         assert spec is not None and mask is not None and inputs.num_accepted_tokens is not None
-        count, width = len(spec), tables["spec_state_indices"].shape[-1]
+        count = len(spec)
         fill_offsets(tables["spec_query_start_loc"], spec.lengths)
         lengths = tables["spec_actual_seq_lengths"]  # the start is 0, as is padding
         lengths[1 : count + 1] = spec.lengths
         tables["num_accepted_tokens"][:count] = inputs.num_accepted_tokens[spec.rows]
-        for group in range(len(inputs.block_tables)):
-            blocks = inputs.spec_blocks(group, spec.rows, width)
-            tables["spec_state_indices"][group, :count] = blocks
+        inputs.write_spec_blocks(spec.rows, count, tables["spec_state_indices"])
         token_indx, others = tables["token_indx"], split.num_prefill_tokens
         if others == 0:
             tables["spec_sequence_masks"][:count] = True
@@ -152,8 +149,9 @@ class GDNStep:
         tables = self.slot.host_tables
         # The layer puts what comes before a rank's part where the convolution finds it.
         tables["has_initial_state"][: len(split.non_spec)] = True
-        blocks = self.inputs.first_blocks(split.prefills.rows)
-        fill_context_parallel(tables, split, blocks)
+        prefills = split.prefills
+        self.inputs.write_first_blocks(prefills.rows, len(prefills), tables["shared_state_indices"])
+        fill_context_parallel(tables, split)
 
     def _used_elements(self, split: BatchSplit) -> int:
         """How far the step fills its slot, and sends it."""
@@ -189,6 +187,8 @@ class GDNSteps:
         decode_rows: int = 0,
     ) -> None:
         self.current: GDNStep | None = None
+        self.kept: dict[tuple[int, ...], list[StepGDNAttentionMetadata]] = {}
+        """The metadata of uniform steps, by their shape."""
         self.stats = stats
         self.pool = StepBufferPool(layout, device, stats)
         self.decode_pool = None

@@ -35,20 +35,22 @@ class StepInputs:
             None if accepted is None else np.ones_like(accepted),
         )
 
-    def first_blocks(self, rows: np.ndarray | slice) -> list[np.ndarray]:
-        """A group each, [n] int32: the block of each of ``rows`` that has its running state."""
-        if self.state_columns is None:
-            return [table[rows, 0] for table in self.block_tables]
-        columns, rows = self.state_columns[rows], _as_array(rows)
-        return [table[rows, columns] for table in self.block_tables]
+    def write_first_blocks(self, rows: np.ndarray | slice, count: int, out: np.ndarray) -> None:
+        """Write [groups, :count] int32: the block of each of ``rows`` with its running state."""
+        column: np.ndarray | int = 0
+        if self.state_columns is not None:
+            column, rows = self.state_columns[rows], _as_array(rows)
+        for group, table in enumerate(self.block_tables):
+            out[group, :count] = table[rows, column]
 
-    def spec_blocks(self, group: int, rows: np.ndarray | slice, count: int) -> np.ndarray:
-        """[n, count] int32: that block and those that follow it, a speculative token each."""
-        table = self.block_tables[group]
-        if self.state_columns is None:
-            return table[rows, :count]
-        columns = self.state_columns[rows, None] + np.arange(count)
-        return table[_as_array(rows)[:, None], columns]
+    def write_spec_blocks(self, rows: np.ndarray | slice, count: int, out: np.ndarray) -> None:
+        """Write [groups, :count, K + 1]: that block and those behind it, for a draft each."""
+        columns: np.ndarray | slice = slice(0, out.shape[-1])
+        if self.state_columns is not None:
+            columns = self.state_columns[rows, None] + np.arange(out.shape[-1])
+            rows = _as_array(rows)[:, None]
+        for group, table in enumerate(self.block_tables):
+            out[group, :count] = table[rows, columns]
 
 
 def _as_array(rows: np.ndarray | slice) -> np.ndarray:

@@ -17,12 +17,15 @@ def test_blocks_of_the_running_state_and_of_the_drafts_behind_it(rows, state_col
     inputs = StepInputs(TABLES, state_columns=state_columns)
     requests = range(5)[rows] if isinstance(rows, slice) else rows.tolist()
     columns = {row: 0 if state_columns is None else state_columns[row] for row in requests}
-    for group, found in enumerate(inputs.first_blocks(rows)):
-        assert found.tolist() == [TABLES[group][row, columns[row]] for row in requests]
-        blocks = inputs.spec_blocks(group, rows, 4)
-        assert blocks.shape == (len(requests), 4)
-        for row, of_request in zip(requests, blocks, strict=True):
-            assert of_request.tolist() == TABLES[group][row, columns[row] :][:4].tolist()
+    first = np.full((3, len(requests) + 1), -1, dtype=np.int32)
+    behind = np.full((3, len(requests) + 1, 4), -1, dtype=np.int32)
+    inputs.write_first_blocks(rows, len(requests), first)
+    inputs.write_spec_blocks(rows, len(requests), behind)
+    for table, found, blocks in zip(TABLES, first, behind, strict=True):
+        assert found[:-1].tolist() == [table[row, columns[row]] for row in requests]
+        for row, of_request in zip(requests, blocks[:-1], strict=True):
+            assert of_request.tolist() == table[row, columns[row] :][:4].tolist()
+    assert (first[:, -1] == -1).all() and (behind[:, -1] == -1).all()
 
 
 def test_a_dummy_batch_has_null_blocks_and_accepted_nothing():
