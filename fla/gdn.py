@@ -34,10 +34,18 @@ class Activations(NamedTuple):
     out: torch.Tensor
     """[tokens, Hv, V], written."""
 
-    def rows(self, rows: slice) -> Activations:
-        """Views of the tokens ``rows``."""
+    def split(self, tokens: int) -> tuple[Activations, Activations]:
+        """Views of the first so many tokens, and of the others."""
         mixed_qkv, b, a, out = self
-        return Activations(mixed_qkv[rows], b[rows], a[rows], out[rows])
+        sizes = (tokens, mixed_qkv.shape[0] - tokens)
+        mixed_qkv, others = mixed_qkv.split_with_sizes(sizes)
+        b, others_b = b.split_with_sizes(sizes, -2)
+        a, others_a = a.split_with_sizes(sizes, -2)
+        out, others_out = out.split_with_sizes(sizes)
+        return (
+            Activations(mixed_qkv, b, a, out),
+            Activations(others, others_b, others_a, others_out),
+        )
 
 
 class StepGatedDeltaNetMixin(Base):
@@ -72,23 +80,24 @@ class StepGatedDeltaNetMixin(Base):
         rows = mixed_qkv.shape[0]
         require_step_metadata(metadata, layer=self.prefix, num_tokens=rows)
         tokens, spec = metadata.num_tokens, metadata.num_spec_decode_tokens
-        x = Activations(mixed_qkv, b, a, core_attn_out)
+        x = self._gated(Activations(mixed_qkv, b, a, core_attn_out))
         if rows > tokens:  # padded
-            x = x.rows(slice(0, tokens))
+            x, _ = x.split(tokens)
         if spec == 0:
             self._non_spec(x, metadata)
         elif spec == tokens:
             self._spec(x, metadata)
         elif metadata.spec_first:
-            self._spec(x.rows(slice(0, spec)), metadata)
-            self._non_spec(x.rows(slice(spec, tokens)), metadata)
+            verifying, others = x.split(spec)
+            self._spec(verifying, metadata)
+            self._non_spec(others, metadata)
         else:
             for indices, forward in (
                 (metadata.spec_token_indx, self._spec),
                 (metadata.non_spec_token_indx, self._non_spec),
             ):
                 out = core_attn_out.new_empty(indices.shape[0], *core_attn_out.shape[1:])
-                own_x, own_b, own_a = (t.index_select(0, indices) for t in (mixed_qkv, b, a))
+                own_x, own_b, own_a = (t.index_select(-2, indices) for t in x[:3])
                 forward(Activations(own_x, own_b, own_a, out), metadata)
                 core_attn_out[indices] = out
 
@@ -98,6 +107,10 @@ class StepGatedDeltaNetMixin(Base):
     def _is_upstreams(self, metadata: object) -> bool:
         """Whether the step is run by the layer that this one builds on."""
         return False
+
+    def _gated(self, x: Activations) -> Activations:
+        """``x``; or with beta and g, [1, tokens, Hv], for ``b`` and ``a``, made of all at once."""
+        return x
 
     def _spec(self, x: Activations, metadata: Any) -> None:
         """Requests that verify drafts."""

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from vllm.distributed import get_pcp_group
 from vllm.distributed.parallel_state import GroupCoordinator
-from vllm_ascend.device.device_op import DeviceOperator
 from vllm_ascend.ops.triton.fla.utils import clear_ssm_states
 
 from ascend_gdn.attention.ascend import StepAscendGDNAttentionMetadata
@@ -35,9 +34,9 @@ class ContextParallelGatedDeltaNetAttention(StepAscendGatedDeltaNetAttention):
             return
         group, decodes = get_pcp_group(), metadata.num_decode_tokens
         meta: Any = metadata.non_spec_prefill_fallback_meta
-        g, beta = DeviceOperator.fused_gdn_gating(self.A_log, x.a, x.b, self.dt_bias)
-        mixed_qkv = self._conv_part(x.mixed_qkv, metadata, tables, group)
-        part, out = None, x.out
+        mixed_qkv, beta, g, out = x
+        mixed_qkv = self._conv_part(mixed_qkv, metadata, tables, group)
+        part = None
         if len(mixed_qkv) > 0:
             qk, v = self._heads(mixed_qkv)
             if decodes > 0:

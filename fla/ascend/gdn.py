@@ -120,8 +120,11 @@ class StepAscendGatedDeltaNetAttention(
             num_accepted_tokens=num_accepted_tokens,
         )
 
-    def _spec(self, x: Activations, metadata: StepAscendGDNAttentionMetadata) -> None:
+    def _gated(self, x: Activations) -> Activations:
         g, beta = DeviceOperator.fused_gdn_gating(self.A_log, x.a, x.b, self.dt_bias)
+        return Activations(x.mixed_qkv, beta, g, x.out)
+
+    def _spec(self, x: Activations, metadata: StepAscendGDNAttentionMetadata) -> None:
         if metadata.spec_moved_states is not None:
             source, target = metadata.spec_moved_states
             ssm_state = self.kv_cache[1]
@@ -137,8 +140,8 @@ class StepAscendGatedDeltaNetAttention(
         o = self._recurrent(
             qk,
             v,
-            g,
-            beta,
+            x.a,
+            x.b,
             metadata.spec_actual_seq_lengths,
             metadata.spec_token_state_indices,
             metadata.spec_start_tokens,
@@ -146,7 +149,6 @@ class StepAscendGatedDeltaNetAttention(
         x.out.copy_(o)
 
     def _non_spec(self, x: Activations, metadata: StepAscendGDNAttentionMetadata) -> None:
-        g, beta = DeviceOperator.fused_gdn_gating(self.A_log, x.a, x.b, self.dt_bias)
         mixed_qkv = self._conv(
             x.mixed_qkv,
             metadata.non_spec_query_start_loc,
@@ -155,13 +157,14 @@ class StepAscendGatedDeltaNetAttention(
             initial_state_mode=metadata.has_initial_state,
         )
         qk, v = self._heads(mixed_qkv)
-        decodes, prefills, out = metadata.num_decode_tokens, metadata.num_prefill_tokens, x.out
+        beta, g, out = x[1:]
+        decodes, prefills = metadata.num_decode_tokens, metadata.num_prefill_tokens
         if decodes > 0:
             sizes = [decodes, prefills]
             (own_qk, qk), (own_v, v), (own_g, g), (own_beta, beta) = (
                 t.split_with_sizes(sizes, 1) for t in (qk, v, g, beta)
             )
-            own_out, out = x.out.split_with_sizes(sizes)
+            own_out, out = out.split_with_sizes(sizes)
             o = self._recurrent(
                 own_qk,
                 own_v,

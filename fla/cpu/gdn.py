@@ -63,11 +63,11 @@ class StepCPUGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAtt
         return StepCPUGDNAttentionBackend
 
     def _non_spec(self, x: Activations, metadata: StepCPUGDNAttentionMetadata) -> None:
-        decodes = metadata.num_decode_tokens
-        if decodes > 0:
-            self._decode(x.rows(slice(0, decodes)), metadata)
+        decodes, prefills = x.split(metadata.num_decode_tokens)
+        if metadata.num_decodes > 0:
+            self._decode(decodes, metadata)
         if metadata.num_prefills > 0:
-            self._prefill(x.rows(slice(decodes, None)), metadata)
+            self._prefill(prefills, metadata)
 
     def _output_projection(
         self, core_attn_out: torch.Tensor, z: torch.Tensor, output: torch.Tensor, num_tokens: int

@@ -77,12 +77,12 @@ class StepCudaGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAt
         x = Activations(mixed_qkv, x.b, x.a, x.out)
         decodes = metadata.num_decode_tokens
         if decodes > 0:
+            decoding, x = x.split(decodes)
             self._recurrent(
-                x.rows(slice(0, decodes)),
+                decoding,
                 metadata.non_spec_query_start_loc[: decodes + 1],
                 metadata.non_spec_state_indices_tensor,
             )
-            x = x.rows(slice(decodes, None))
         qk, v, g, beta = self.post_conv(x.mixed_qkv, x.a, x.b, self.A_log, self.dt_bias)
         meta: Any = metadata.non_spec_prefill_fallback_meta
         ssm_state, blocks = self.kv_cache[1], metadata.prefill_state_indices
