@@ -238,6 +238,7 @@ class GDNSteps:
 
     def close(self) -> None:
         """Let go of all buffers; every later step raises."""
+        self.kept.clear()
         self.pool.close()
         if self.decode_pool is not None:
             self.decode_pool.close()

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -105,3 +108,13 @@ def test_all_that_is_written_is_sent(mocker, workload, make):
     (publish,) = (spy for spy in sent if spy.call_count)
     slot, num_elements = publish.call_args.args[:2]
     assert np.flatnonzero(slot.host != POISON).max() < num_elements
+
+
+def test_closed_steps_hold_no_metadata():
+    # What is kept for the next step of the same shape has views of the buffers.
+    side = Ours(DECODE_WORKLOADS[0])
+    metadata = weakref.ref(side.step(side.batch.common_metadata())[0])
+    assert metadata() is not None
+    side.steps.close()
+    gc.collect()
+    assert metadata() is None
