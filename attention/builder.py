@@ -140,9 +140,10 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         A uniform step's tensors are at fixed addresses: what was made for as many requests still
         fits.
         """
-        replayed, groups = self._is_replayed(common), None
+        groups = None
         if step.uniform:
-            key = (split.num_decodes, split.num_tokens, common.num_actual_tokens, replayed)
+            graph = self._is_replayed(common)
+            key = (split.num_decodes, split.num_tokens, common.num_actual_tokens, graph)
             groups = step.kept.get(key)
         if groups is None:
             shared = self._shared_metadata(step, split, common)

@@ -80,9 +80,10 @@ class StepGatedDeltaNetMixin(Base):
         rows = mixed_qkv.shape[0]
         require_step_metadata(metadata, layer=self.prefix, num_tokens=rows)
         tokens, spec = metadata.num_tokens, metadata.num_spec_decode_tokens
-        x = self._gated(Activations(mixed_qkv, b, a, core_attn_out))
+        x = Activations(mixed_qkv, b, a, core_attn_out)
         if rows > tokens:  # padded
             x, _ = x.split(tokens)
+        x = self._gated(x)
         if spec == 0:
             self._non_spec(x, metadata)
         elif spec == tokens:
