@@ -28,8 +28,6 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
 
     metadata_cls = StepGDNAttentionMetadata
     chunk_cls = GDNChunkedPrefillMetadata
-    conv_block = 0
-    """Of the ``TableLayout`` that it needs."""
     plans_decodes = True
     """Whether steps that have nothing but decodes, drafts or not, are planned here."""
     _steps: GDNSteps | None = None

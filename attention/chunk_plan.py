@@ -88,28 +88,6 @@ def _count_blocks(lengths: np.ndarray, longest: int, block_size: int) -> int:
     return int(((lengths + (block_size - 1)) // block_size).sum())
 
 
-def fill_conv_tables(tables: HostTables, layout: TableLayout, lengths: np.ndarray) -> int:
-    """Write which sequence, and which block of it, each program of the convolution takes.
-
-    Args:
-        tables: To write.
-        layout: Of the tables, with a ``conv_block``.
-        lengths: [D + N] int32, tokens of each sequence, none zero.
-
-    Returns:
-        Programs, as many as rows written.
-    """
-    blocks = (lengths + (layout.conv_block - 1)) // layout.conv_block
-    starts = np.add.accumulate(blocks, dtype=np.int32)
-    rows = int(starts[-1])
-    starts -= blocks
-    tables["batch_ptr"][:rows] = layout.arange[: len(lengths)].repeat(blocks)
-    np.subtract(
-        layout.arange[:rows], starts.repeat(blocks), out=tables["token_chunk_offset_ptr"][:rows]
-    )
-    return rows
-
-
 def fill_offsets(out: np.ndarray, counts: np.ndarray) -> None:
     """Write where each of ``counts`` starts and where the last one ends, then repeat the end.
 

@@ -12,7 +12,6 @@ from ascend_gdn.attention.batch_split import BatchSplit
 from ascend_gdn.attention.chunk_plan import (
     NO_ROWS,
     fill_chunk_tables,
-    fill_conv_tables,
     fill_cu_seqlens,
     fill_offsets,
 )
@@ -36,7 +35,6 @@ class GDNStep:
     """The slot's, when they were written."""
     chunk: GDNChunkedPrefillMetadata | None = None
     """None if the slot is of steps without prefills."""
-    conv_rows = 0  # programs of the convolution
     rows = spec_rows = 0
     """Of the tables of requests; what a graph is padded to, too."""
     uniform = False
@@ -116,8 +114,6 @@ class GDNStep:
         tables["has_initial_state"][:seqs] = requests.context_lens  # as bool: whether any
         prefill_state_indices = tables["prefill_state_indices"]
         prefill_state_indices[:, : split.num_prefills] = state_indices[:, decodes:seqs]
-        if layout.conv_block:
-            self.conv_rows = fill_conv_tables(tables, layout, requests.lengths)
 
     def _fill_spec(self, split: BatchSplit) -> None:
         """Write where the tokens of speculative requests are, what these kept, and where it is."""
@@ -158,8 +154,6 @@ class GDNStep:
         layout = self.slot.layout
         if split.spec is not None:
             return layout.places["token_indx"].start + split.num_tokens
-        if self.conv_rows:
-            return layout.places["token_chunk_offset_ptr"].start + self.conv_rows
         return layout.num_fixed
 
 

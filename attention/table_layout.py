@@ -104,10 +104,7 @@ TABLES = (
     Table("conv_last_rows", lambda t: (t.shared * t.conv_history,), "the same"),
     Table("conv_past_rows", lambda t: (t.shared * t.conv_history,), "the same"),
     Table("conv_final_rows", lambda t: (t.shared * t.conv_history,), "the same"),
-    # Last those that grow with the tokens: a step sends them as far as it fills them.
-    Table("batch_ptr", lambda t: (t.conv_programs,), "CUDA: convolution, the programs' sequences"),
-    Table("token_chunk_offset_ptr", lambda t: (t.conv_programs,),
-          "CUDA: convolution, which of its sequence's blocks a program takes"),
+    # Last what grows with the tokens: a step sends it as far as it fills it.
     Table("token_indx", lambda t: (t.max_tokens * (t.num_spec > 0),), "speculative: all"),
 )  # fmt: skip
 
@@ -125,8 +122,6 @@ class TableLayout:
         cumsum_block: Tokens a block of ``chunk_local_cumsum``.
         num_spec: Speculative tokens a request; 0 without speculative decoding.
         has_prefills: Whether there are tables of prefills.
-        conv_block: Tokens a program of the causal convolution's kernel takes; 0 where the kernel
-            needs no table of them.
         conv_history: Inputs that a convolution looks back at, under prefill context parallelism;
             0 without.
     """
@@ -137,7 +132,6 @@ class TableLayout:
     cumsum_block: int
     num_spec: int = 0
     has_prefills: bool = True
-    conv_block: int = 0
     conv_history: int = 0
 
     def without_prefills(self, max_rows: int) -> TableLayout:
@@ -147,7 +141,6 @@ class TableLayout:
             max_seqs=max_rows,
             max_tokens=max_rows,
             has_prefills=False,
-            conv_block=0,
             conv_history=0,
         )
 
@@ -165,11 +158,6 @@ class TableLayout:
     def shared(self) -> int:
         """Most prefills a step that the ranks have a part of each."""
         return self.max_seqs * (self.conv_history > 0)
-
-    @property
-    def conv_programs(self) -> int:
-        """Most programs of the causal convolution."""
-        return self.conv_block and max_rows(self.max_seqs, self.max_tokens, self.conv_block)
 
     def offsets(self, seqs: int) -> tuple[int]:
         """The shape of offsets of up to ``seqs`` sequences and the always empty one."""
@@ -204,7 +192,7 @@ class TableLayout:
     @cached_property
     def num_fixed(self) -> int:
         """Elements that every step fills and sends, or those of them after chunk tables."""
-        return self.places["batch_ptr"].start
+        return self.places["token_indx"].start
 
     @cached_property
     def padding(self) -> np.ndarray:

@@ -15,7 +15,7 @@ import torch
 from vllm.model_executor.layers.fla.ops.cumsum import chunk_local_cumsum_scalar_kernel
 
 from ascend_gdn.fla.cuda.launch import current_stream
-from ascend_gdn.fla.cuda.tuned_kernel import TunedKernel
+from ascend_gdn.fla.cuda.vllm.tuned_kernel import TunedKernel
 from command_line import require_cuda
 
 DEVICE = torch.device("cuda", 0)

@@ -91,7 +91,6 @@ class StepModelRunnerMixin(LeftOutRequestsMixin, PrefillsNeedNoGraphMixin):
             num_groups=len(groups),
             cumsum_block=cumsum_block_size(value_heads),
             num_spec=first.num_spec,
-            conv_block=first.conv_block,
             conv_history=text.linear_conv_kernel_dim - 1 if in_parts else 0,
         )
         # A graph pads a step without prefills to as many tokens as it was captured with.

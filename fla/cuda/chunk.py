@@ -1,109 +1,129 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gated DeltaNet prefill on CUDA: the chunked delta rule over the step's tables.
+"""Gated DeltaNet prefill on CUDA by our own kernels, over the step's tables and the paged states.
 
-The stages by vLLM's FLA kernels are those of its model_executor/layers/fla/ops/chunk.py (0.23.0).
+Three launches a layer, the convolution's among them, where vLLM 0.23.0 has seven, and a gather, a
+mask and a scatter of the states around them.
 """
 
 from __future__ import annotations
 
 import torch
-from vllm.model_executor.layers.fla.ops.chunk_delta_h import (
-    chunk_gated_delta_rule_fwd_kernel_h_blockdim64,
-)
-from vllm.model_executor.layers.fla.ops.chunk_scaled_dot_kkt import chunk_scaled_dot_kkt_fwd_kernel
-from vllm.model_executor.layers.fla.ops.cumsum import chunk_local_cumsum_scalar_kernel
-from vllm.model_executor.layers.fla.ops.solve_tril import (
-    FLA_TRIL_PRECISION,
-    merge_16x16_to_64x64_inverse_kernel,
-)
-from vllm.model_executor.layers.fla.ops.utils import is_tma_supported
-from vllm.model_executor.layers.fla.ops.wy_fast import recompute_w_u_fwd_kernel
+import triton
+from vllm.logger import init_logger
 
 from ascend_gdn.attention.metadata import GDNChunkedPrefillMetadata
 from ascend_gdn.attention.table_layout import CHUNK_SIZE
-from ascend_gdn.fla.chunk import ChunkGatedDeltaRule
-from ascend_gdn.fla.cuda.chunk_o import ChunkFwdO
-from ascend_gdn.fla.cuda.launch import Grid, current_stream
-from ascend_gdn.fla.cuda.tuned_kernel import TunedKernel
+from ascend_gdn.fla.cuda.chunk_o import chunk_delta_h_o_kernel
+from ascend_gdn.fla.cuda.conv import DeltaRuleInputs
+from ascend_gdn.fla.cuda.launch import (
+    BoundKernel,
+    Grid,
+    KernelDoesNotFitError,
+    current_stream,
+)
+from ascend_gdn.fla.cuda.solve_tril import chunk_solve_kernel
 
-_BLOCK = 64
-"""Columns of K or V that ``recompute_w_u_fwd`` takes at a time (wy_fast.py, 0.23.0)."""
+logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
+
+NARROW, WIDE = 64, 128
+"""Columns of a value that a program of the recurrence takes. Two narrow ones do a chunk in 1.7 us
+each on an H200, where there is room for all at once; one wide one in 2.7."""
+
+STAGES = (3, 2, 1)
+"""Chunks that the recurrence loads ahead, and this one: as many as the card's shared memory has
+room for."""
 
 
-class TritonChunkGatedDeltaRule(ChunkGatedDeltaRule):
-    """The rule by vLLM's FLA kernels; states are [N, Hv, V, K], float32 at the end.
+class PagedChunkGatedDeltaRule:
+    """The chunked rule for layers of one shape, its states read and written where they are kept.
 
     Args:
-        key_heads: Heads of queries and keys a rank.
-        value_heads: Heads of values a rank, a multiple of ``key_heads``.
-        key_dim: Columns of a key, K; at most 256.
+        key_heads: Heads of queries and keys a rank, Hk.
+        value_heads: Heads of values a rank, Hv, a multiple of ``key_heads``.
+        key_dim: Columns of a key, K.
         value_dim: Columns of a value, V.
+        processors: The card's multiprocessors.
     """
 
-    def __init__(self, key_heads: int, value_heads: int, key_dim: int, value_dim: int) -> None:
-        self._heads, self._key_dim, self._value_dim = value_heads, key_dim, value_dim
-        sizes = {"H": value_heads, "BT": CHUNK_SIZE}
-        keys = {"Hg": key_heads, "K": key_dim}
-        self._cumsum = TunedKernel(
-            chunk_local_cumsum_scalar_kernel, B=1, **sizes, REVERSE=False, HEAD_FIRST=False
+    def __init__(
+        self, key_heads: int, value_heads: int, key_dim: int, value_dim: int, processors: int
+    ) -> None:
+        self._heads, self._value_dim, self.processors = value_heads, value_dim, processors
+        sizes = {
+            "Hk": key_heads,
+            "Hv": value_heads,
+            "K": key_dim,
+            "BLOCK_K": triton.next_power_of_2(key_dim),
+            "CHUNK": CHUNK_SIZE,
+        }
+        self._solve = BoundKernel(
+            chunk_solve_kernel, **sizes, LEVELS=CHUNK_SIZE.bit_length() - 1, num_warps=4
         )
-        self._kkt = TunedKernel(chunk_scaled_dot_kkt_fwd_kernel, **sizes, **keys)
-        self._solve = TunedKernel(
-            merge_16x16_to_64x64_inverse_kernel,
-            **sizes,
-            USE_TMA=is_tma_supported,
-            DOT_PRECISION=FLA_TRIL_PRECISION,
-        )
-        self._w_u = TunedKernel(
-            recompute_w_u_fwd_kernel, **sizes, **keys, V=value_dim, BK=_BLOCK, BV=_BLOCK
-        )
-        self._h = TunedKernel(
-            chunk_gated_delta_rule_fwd_kernel_h_blockdim64,
-            **sizes,
-            **keys,
-            V=value_dim,
-            USE_EXP2=False,
-        )
-        self._o = ChunkFwdO(key_heads, value_heads, key_dim, value_dim)
+        self._chunk_o = {
+            columns: [
+                BoundKernel(
+                    chunk_delta_h_o_kernel,
+                    **sizes,
+                    V=value_dim,
+                    BLOCK_V=columns,
+                    STAGES=stages,
+                    num_warps=columns // 16,
+                )
+                for stages in STAGES
+            ]
+            for columns in (NARROW, WIDE)
+            if columns == NARROW or columns <= value_dim
+        }
 
     def __call__(
         self,
-        qk: torch.Tensor | tuple[torch.Tensor, torch.Tensor],
-        v: torch.Tensor,
-        g: torch.Tensor,
-        beta: torch.Tensor,
-        initial_state: torch.Tensor | None,
+        inputs: DeltaRuleInputs,
+        states: torch.Tensor,
         out: torch.Tensor,
         chunk: GDNChunkedPrefillMetadata,
-    ) -> torch.Tensor:
-        q, k = qk
-        cu_seqlens, chunk_indices = chunk.cu_seqlens, chunk.chunk_indices_chunk64
-        tokens, heads, chunks = q.shape[0], self._heads, chunk_indices.shape[0]
-        key_dim, value_dim = self._key_dim, self._value_dim
-        seqs, stream = cu_seqlens.shape[0] - 1, current_stream(q.device)
+        blocks: torch.Tensor,
+        has_initial_state: torch.Tensor,
+    ) -> None:
+        """Apply the rule to the step's N prefills.
 
-        def grid(_: object) -> Grid:
-            return chunks, heads, 1
+        Args:
+            inputs: In chunks.
+            states: [blocks, Hv, V, K], each block contiguous; those of the prefills are updated.
+            out: [T, Hv, V], contiguous, written.
+            chunk: The step's tables.
+            blocks: [N], where each prefill's state is.
+            has_initial_state: [N] bool: whether it goes on from what is there.
 
-        g_sum = torch.empty_like(g)
-        self._cumsum(grid, stream, g, g_sum, cu_seqlens, chunk_indices, tokens)
-        a = q.new_empty(tokens, heads, CHUNK_SIZE, dtype=torch.float32)
-        self._kkt(grid, stream, k, beta, g_sum, a, cu_seqlens, chunk_indices, tokens)
-        # Zeros: the kernel leaves the upper triangle out.
-        a_inverse = q.new_zeros(tokens, heads, CHUNK_SIZE)
-        self._solve(grid, stream, a, a_inverse, cu_seqlens, chunk_indices, tokens)
-        w, u = q.new_empty(tokens, heads, key_dim), torch.empty_like(v)
-        self._w_u(
-            grid, stream, k, v, beta, w, u, a_inverse, g_sum, cu_seqlens, chunk_indices, tokens
+        Raises:
+            KernelDoesNotFitError: Compiled for the first time, a kernel does not fit the device.
+        """
+        q, k, v, g, beta = inputs
+        heads, stream = self._heads, current_stream(q.device)
+        chunks, programs = g.shape[0], chunk.num_seqs * heads
+        decays = g.new_empty(2, *g.shape)
+        from_start, to_end = decays.unbind()
+        squares = q.new_empty(2, chunks, heads, CHUNK_SIZE, CHUNK_SIZE)
+        solved, attention = squares.unbind()
+        self._solve(
+            (heads, chunks, 1), stream, q, k, g, beta, from_start, to_end, solved, attention
         )
-        h = q.new_empty(chunks, heads, value_dim, key_dim)
-        final_state = q.new_empty(seqs, heads, value_dim, key_dim, dtype=torch.float32)
-        v_new = torch.empty_like(v)
-        self._h(
-            lambda meta: (-(-value_dim // meta["BV"]), seqs * heads, 1), stream,
-            k, u, w, v_new, g_sum, None, h, initial_state, final_state,
-            cu_seqlens, chunk.chunk_offsets_chunk64, tokens,
-            USE_INITIAL_STATE=initial_state is not None,
+        narrow = 2 * programs <= self.processors or WIDE not in self._chunk_o
+        columns = NARROW if narrow else WIDE
+        self._launch(
+            columns, (-(-self._value_dim // columns), programs, 1), stream,
+            q, k, v, from_start, to_end, solved, attention, out, states,
+            blocks, has_initial_state, chunk.cu_seqlens,
+            chunk.chunk_offsets_chunk64, states.stride(0),
         )  # fmt: skip
-        self._o(stream, q, k, v_new, h, g_sum, out, chunk)
-        return final_state
+
+    def _launch(self, columns: int, grid: Grid, stream: int, *arguments: object) -> None:
+        """Launch the recurrence, loading as far ahead as the card has room for."""
+        kernels = self._chunk_o[columns]
+        try:
+            kernels[0](grid, stream, *arguments)
+        except KernelDoesNotFitError as error:  # only where it is compiled anew
+            if len(kernels) == 1:
+                raise
+            logger.info("ascend-gdn: %s: it loads fewer chunks ahead.", error.cause)
+            del kernels[0]
+            self._launch(columns, grid, stream, *arguments)

@@ -1,158 +1,123 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two kernels before the chunked delta rule: vLLM's, launched over the step's tables."""
+"""The convolution of a step's prefills, and what it makes: the arguments of the delta rule."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
-from vllm.model_executor.layers.fla.ops.fused_gdn_prefill_post_conv import _fused_post_conv_kernel
-from vllm.model_executor.layers.mamba.ops.causal_conv1d import _causal_conv1d_fwd_kernel
-from vllm.v1.attention.backends.utils import NULL_BLOCK_ID, PAD_SLOT_ID
 
-from ascend_gdn.attention.cuda import CONV_BLOCK
-from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
+from ascend_gdn.attention.metadata import GDNChunkedPrefillMetadata
+from ascend_gdn.attention.table_layout import CHUNK_SIZE
+from ascend_gdn.fla.cuda.causal_conv1d import causal_conv1d_split_kernel
 from ascend_gdn.fla.cuda.launch import BoundKernel, current_stream
-
-_CHANNELS = 256
-"""Channels that a program of the convolution takes (causal_conv1d.py, 0.23.0)."""
-
-_POST_TOKENS = 16
-"""Tokens that a program after it takes (fused_gdn_prefill_post_conv.py, 0.23.0)."""
+from ascend_gdn.fla.gdn import Activations
 
 
-class CausalConv1d:
-    """The convolution of decodes and prefills, for layers of one shape.
+class DeltaRuleInputs(NamedTuple):
+    """Rows are the T tokens; or, in chunks, 64 a chunk of the NC, zeros behind a sequence's end."""
 
-    As ``causal_conv1d_fn`` in vllm/model_executor/layers/mamba/ops/causal_conv1d.py (0.23.0).
-
-    Args:
-        width: Tokens that it reaches over, W.
-        activation: "silu", "swish" or None.
-        has_bias: Whether there is a bias.
-    """
-
-    def __init__(self, width: int, activation: str | None, has_bias: bool) -> None:
-        self._width = width
-        self._kernel = BoundKernel(
-            _causal_conv1d_fwd_kernel,
-            HAS_BIAS=has_bias,
-            KERNEL_WIDTH=width,
-            SILU_ACTIVATION=activation in ("silu", "swish"),
-            IS_APC_ENABLED=False,
-            HAS_NULL_BLOCK=True,
-            NP2_STATELEN=triton.next_power_of_2(width - 1),
-            BLOCK_M=CONV_BLOCK,
-            BLOCK_N=_CHANNELS,
-            num_stages=2,
-        )
-
-    def __call__(
-        self,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        conv_states: torch.Tensor,
-        metadata: StepGDNAttentionMetadata,
-    ) -> torch.Tensor:
-        """Convolve all tokens, and advance the convolution states.
-
-        Args:
-            x: [T, conv_dim], rows dense.
-            weight: [conv_dim, 1, W], dense.
-            bias: [conv_dim] or None.
-            conv_states: [blocks, conv_dim, >= W - 1], updated; in its dtype the kernel computes.
-            metadata: Of the step; its convolution tables are on the device.
-
-        Returns:
-            [T, conv_dim], contiguous.
-        """
-        dtype = x.dtype
-        if dtype != conv_states.dtype:
-            x = x.to(conv_states.dtype)
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        channels, batch_ptr = x.shape[1], metadata.batch_ptr
-        self._kernel(
-            (batch_ptr.shape[0], -(-channels // _CHANNELS), 1), current_stream(x.device),
-            x, weight, bias, conv_states, metadata.non_spec_state_indices_tensor,
-            metadata.has_initial_state, metadata.non_spec_query_start_loc, batch_ptr,
-            metadata.token_chunk_offset_ptr,
-            None, None, None, None,  # for prefix caching of all states
-            out, channels, conv_states.shape[0],
-            1, x.stride(0),  # strides: of x,
-            self._width, 1,  # of the weight,
-            *conv_states.stride(),
-            1,  # of the state indices,
-            1, channels,  # of out,
-            0,  # of the blocks of states that prefix caching keeps
-            PAD_SLOT_ID, NULL_BLOCK_ID,
-        )  # fmt: skip
-        return out if out.dtype == dtype else out.to(dtype)
+    q: torch.Tensor
+    """[T or NC * 64, Hk, K] in the model's dtype: each of length 1; in chunks, of K ** -0.5."""
+    k: torch.Tensor
+    """The same, each of length 1."""
+    v: torch.Tensor
+    """[T or NC * 64, Hv, V]"""
+    g: torch.Tensor
+    """[T, Hv] or [NC, Hv, 64], float32: log decay."""
+    beta: torch.Tensor
+    """The same."""
 
 
-class PostConv:
-    """Cuts the convolution's output into heads, brings queries and keys to length 1, makes gates.
-
-    As ``fused_post_conv_prep`` in vllm/model_executor/layers/fla/ops/fused_gdn_prefill_post_conv.py
-    (0.23.0).
+class CausalConv1dSplit:
+    """For layers of one shape.
 
     Args:
         key_heads: Heads of queries and keys a rank, Hk.
         value_heads: Heads of values a rank, Hv.
         key_dim: Columns of a key, K.
         value_dim: Columns of a value, V.
+        width: Tokens that the convolution reaches over, W.
+        activation: "silu", "swish" or None.
+        has_bias: Whether there is a bias.
+        in_chunks: Whether what it makes is laid out in chunks.
     """
 
-    def __init__(self, key_heads: int, value_heads: int, key_dim: int, value_dim: int) -> None:
+    def __init__(
+        self,
+        key_heads: int,
+        value_heads: int,
+        key_dim: int,
+        value_dim: int,
+        width: int,
+        activation: str | None,
+        has_bias: bool,
+        in_chunks: bool,
+    ) -> None:
         self._key_heads, self._value_heads = key_heads, value_heads
         self._key_dim, self._value_dim = key_dim, value_dim
+        self._in_chunks = in_chunks
         self._kernel = BoundKernel(
-            _fused_post_conv_kernel,
-            H=key_heads,
-            HV=value_heads,
+            causal_conv1d_split_kernel,
+            SCALE=key_dim**-0.5 if in_chunks else 1.0,
+            IN_CHUNKS=in_chunks,
+            HAS_BIAS=has_bias,
+            SILU=activation in ("silu", "swish"),
+            WIDTH=width,
+            Hk=key_heads,
+            Hv=value_heads,
             K=key_dim,
             V=value_dim,
-            APPLY_L2NORM=True,
-            L2NORM_EPS=1e-6,
-            OUTPUT_G_EXP=False,
-            SOFTPLUS_THRESHOLD=20.0,
-            BLOCK_T=_POST_TOKENS,
-            BK=triton.next_power_of_2(key_dim),
-            BV=triton.next_power_of_2(value_dim),
+            BLOCK_D=triton.next_power_of_2(max(key_dim, value_dim)),
+            BLOCK_W=triton.next_power_of_2(width - 1),
+            CHUNK=CHUNK_SIZE,
+            RUN=4,
             num_warps=4,
-            num_stages=2,
         )
 
     def __call__(
         self,
-        x: torch.Tensor,
-        a: torch.Tensor,
-        b: torch.Tensor,
+        x: Activations,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
         A_log: torch.Tensor,
         dt_bias: torch.Tensor,
-    ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Make the arguments of the delta rule.
+        conv_states: torch.Tensor,
+        chunk: GDNChunkedPrefillMetadata,
+        blocks: torch.Tensor,
+        has_initial_state: torch.Tensor,
+    ) -> DeltaRuleInputs:
+        """Make the delta rule's arguments, and advance the convolution states.
 
         Args:
-            x: [T, conv_dim], the convolution's output.
-            a: [T, Hv], decay input.
-            b: [T, Hv], before the sigmoid.
+            x: Of the step's N prefills; rows of each tensor dense.
+            weight: [conv_dim, 1, W], dense.
+            bias: [conv_dim] or None.
             A_log: [Hv].
             dt_bias: [Hv].
-
-        Returns:
-            qk, two of [T, Hk, K], and v [T, Hv, V] in ``x``'s dtype; g, beta [T, Hv] float32. All
-            contiguous.
+            conv_states: [blocks, conv_dim, >= W - 1], updated.
+            chunk: The step's tables.
+            blocks: [N], where each prefill's state is.
+            has_initial_state: [N] bool: whether it goes on from what is there.
         """
-        tokens, key_heads, value_heads = x.shape[0], self._key_heads, self._value_heads
-        q = x.new_empty(tokens, key_heads, self._key_dim)
-        k = torch.empty_like(q)
-        v = x.new_empty(tokens, value_heads, self._value_dim)
-        g = x.new_empty(tokens, value_heads, dtype=torch.float32)
+        mixed_qkv, b, a, _ = x
+        chunk_indices, heads = chunk.chunk_indices_chunk64, self._value_heads
+        chunks = chunk_indices.shape[0]
+        if self._in_chunks:
+            rows = chunks * CHUNK_SIZE
+            g = mixed_qkv.new_empty(chunks, heads, CHUNK_SIZE, dtype=torch.float32)
+        else:
+            rows = mixed_qkv.shape[0]
+            g = mixed_qkv.new_empty(rows, heads, dtype=torch.float32)
         beta = torch.empty_like(g)
+        q = mixed_qkv.new_empty(rows, self._key_heads, self._key_dim)
+        k = torch.empty_like(q)
+        v = mixed_qkv.new_empty(rows, heads, self._value_dim)
         self._kernel(
-            (-(-tokens // _POST_TOKENS), key_heads + value_heads, 1), current_stream(x.device),
-            x, a, b, A_log, dt_bias, q, k, v, g, beta, x.stride(0), a.stride(0), b.stride(0),
-            key_heads * self._key_dim, key_heads * self._key_dim, value_heads * self._value_dim,
-            tokens,
+            (2 * self._key_heads + heads, chunks, 1), current_stream(mixed_qkv.device),
+            mixed_qkv, weight, bias, conv_states, a, b, A_log, dt_bias, q, k, v, g, beta,
+            chunk.cu_seqlens, chunk_indices, blocks, has_initial_state,
+            mixed_qkv.stride(0), a.stride(-2), b.stride(-2), *conv_states.stride(),
         )  # fmt: skip
-        return (q, k), v, g, beta
+        return DeltaRuleInputs(q, k, v, g, beta)

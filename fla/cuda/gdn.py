@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GDN layer on CUDA: vLLM's, but for the prefills that our builder planned.
+"""The GDN layer on CUDA: vLLM's, but for the steps with prefills, which our builder planned.
 
 State layouts are vLLM's: convolution [blocks, W - 1 + num_spec, conv_dim] (or its transpose),
 recurrent [blocks, Hv, V, K].
@@ -7,11 +7,12 @@ recurrent [blocks, Hv, V, K].
 
 from __future__ import annotations
 
-from itertools import product
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
+from vllm.config import get_current_vllm_config
+from vllm.logger import init_logger
 from vllm.model_executor.layers.fla.ops import fused_sigmoid_gating_delta_rule_update
 from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 from vllm.model_executor.layers.mamba.mamba_utils import is_conv_state_dim_first
@@ -20,11 +21,22 @@ from vllm.model_executor.layers.mamba.ops.causal_conv1d import causal_conv1d_upd
 from ascend_gdn.attention.cuda import StepCudaGDNAttentionBackend
 from ascend_gdn.attention.metadata import GDNChunkedPrefillMetadata
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
+from ascend_gdn.attention.table_layout import CHUNK_SIZE
 from ascend_gdn.fla.chunk import ChunkGatedDeltaRule
-from ascend_gdn.fla.cuda.chunk import TritonChunkGatedDeltaRule
-from ascend_gdn.fla.cuda.conv import CausalConv1d, PostConv
+from ascend_gdn.fla.cuda.chunk import PagedChunkGatedDeltaRule
+from ascend_gdn.fla.cuda.conv import CausalConv1dSplit
 from ascend_gdn.fla.cuda.flashinfer import FlashInferChunkGatedDeltaRule
+from ascend_gdn.fla.cuda.launch import KernelDoesNotFitError
+from ascend_gdn.fla.cuda.vllm.chunk import VllmChunkGatedDeltaRule
+from ascend_gdn.fla.cuda.warm_up import dummy_prefills
 from ascend_gdn.fla.gdn import Activations, StepGatedDeltaNetMixin
+
+logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
+
+
+def channels_first(conv_states: torch.Tensor) -> torch.Tensor:
+    """[blocks, conv_dim, W - 1 + num_spec]"""
+    return conv_states if is_conv_state_dim_first() else conv_states.transpose(-1, -2)
 
 
 class StepCudaGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAttention):
@@ -32,25 +44,38 @@ class StepCudaGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAt
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.make_kernels()
+        # As the worker has settled it: vLLM's layer takes what it does not know for "triton".
+        options = get_current_vllm_config().additional_config
+        self.make_kernels(options["gdn_prefill_backend"])
 
-    def make_kernels(self) -> None:
-        """Make the launchers of the prefill's kernels, once the layer's sizes are set."""
+    def make_kernels(self, backend: str) -> None:
+        """Make the launchers of the prefill's kernels, once the layer's sizes are set.
+
+        Args:
+            backend: Whose the chunked rule is: "ascend_gdn", "triton" (vLLM's) or "flashinfer".
+        """
         sizes = (
             self.num_k_heads // self.tp_size,
             self.num_v_heads // self.tp_size,
             self.head_k_dim,
             self.head_v_dim,
         )
-        self.causal_conv1d = CausalConv1d(
-            self.conv1d.weight.shape[-1], self.activation, self.conv1d.bias is not None
-        )
-        self.post_conv = PostConv(*sizes)
-        self.chunk_rule: ChunkGatedDeltaRule
-        if self.gdn_prefill_backend == "flashinfer":
+        self.chunk_rule: PagedChunkGatedDeltaRule | ChunkGatedDeltaRule
+        if backend == "ascend_gdn":
+            device = self.A_log.device
+            processors = torch.cuda.get_device_properties(device).multi_processor_count
+            self.chunk_rule = PagedChunkGatedDeltaRule(*sizes, processors)
+        elif backend == "flashinfer":
             self.chunk_rule = FlashInferChunkGatedDeltaRule(self.head_k_dim, self.head_v_dim)
         else:
-            self.chunk_rule = TritonChunkGatedDeltaRule(*sizes)
+            self.chunk_rule = VllmChunkGatedDeltaRule(*sizes)
+        self.causal_conv1d = CausalConv1dSplit(
+            *sizes,
+            width=self.conv1d.weight.shape[-1],
+            activation=self.activation,
+            has_bias=self.conv1d.bias is not None,
+            in_chunks=backend == "ascend_gdn",
+        )
 
     def get_attn_backend(self) -> type[StepCudaGDNAttentionBackend]:
         return StepCudaGDNAttentionBackend
@@ -58,70 +83,86 @@ class StepCudaGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAt
     def _without_metadata(self, *arguments: torch.Tensor) -> None:  # vLLM's profile run
         if not self._prefill_kernels_warmed_up:
             self._warm_up(arguments[0])
-        QwenGatedDeltaNetAttention._forward_core(self, *arguments)
+            self._prefill_kernels_warmed_up = True
 
     def _is_upstreams(self, metadata: object) -> bool:
         return isinstance(metadata, StepGDNAttentionMetadata) and metadata.num_prefills == 0
 
-    def _conv_state(self) -> torch.Tensor:
-        """[blocks, conv_dim, W - 1 + num_spec]"""
-        conv_state = self.kv_cache[0]
-        return conv_state if is_conv_state_dim_first() else conv_state.transpose(-1, -2)
-
     def _non_spec(self, x: Activations, metadata: StepGDNAttentionMetadata) -> None:
-        """Decodes first, then prefills; one convolution for both."""
-        conv1d = self.conv1d
-        mixed_qkv = self.causal_conv1d(
-            x.mixed_qkv, conv1d.weight, conv1d.bias, self._conv_state(), metadata
-        )
-        x = Activations(mixed_qkv, x.b, x.a, x.out)
-        decodes = metadata.num_decode_tokens
+        decodes, meta = metadata.num_decode_tokens, metadata.non_spec_prefill_fallback_meta
+        assert meta is not None  # the contract was checked
         if decodes > 0:
             decoding, x = x.split(decodes)
-            self._recurrent(
-                decoding,
-                metadata.non_spec_query_start_loc[: decodes + 1],
-                metadata.non_spec_state_indices_tensor,
-            )
-        qk, v, g, beta = self.post_conv(x.mixed_qkv, x.a, x.b, self.A_log, self.dt_bias)
-        meta: Any = metadata.non_spec_prefill_fallback_meta
-        ssm_state, blocks = self.kv_cache[1], metadata.prefill_state_indices
-        initial_state = None
-        if metadata.num_initial_states > 0:
-            initial_state = ssm_state.index_select(0, blocks)
-            if metadata.num_initial_states < metadata.num_prefills:
-                empty = ~metadata.prefill_has_initial_state
-                initial_state.masked_fill_(empty.view(-1, 1, 1, 1), 0)
-        final_state = self.chunk_rule(qk, v, g, beta, initial_state, x.out, meta.chunk)
-        ssm_state.index_copy_(0, blocks, final_state.to(ssm_state.dtype))
+            states = metadata.non_spec_state_indices_tensor[:decodes]
+            self._update(decoding, metadata.non_spec_query_start_loc[: decodes + 1], states)
+        tables = meta.chunk, metadata.prefill_state_indices, metadata.prefill_has_initial_state
+        self._prefill(x, self.kv_cache, metadata.num_initial_states, tables)
+
+    def _prefill(
+        self,
+        x: Activations,
+        states: Sequence[torch.Tensor],
+        num_initial_states: int,
+        tables: tuple[GDNChunkedPrefillMetadata, torch.Tensor, torch.Tensor],
+    ) -> None:
+        """``tables``: the step's, and its prefills' blocks and whether they have a state there."""
+        conv1d, (conv_states, ssm_states) = self.conv1d, states
+        chunk, blocks, has_initial_state = tables
+        inputs = self.causal_conv1d(
+            x,
+            conv1d.weight,
+            conv1d.bias,
+            self.A_log,
+            self.dt_bias,
+            channels_first(conv_states),
+            *tables,
+        )
+        if isinstance(self.chunk_rule, PagedChunkGatedDeltaRule):
+            self.chunk_rule(inputs, ssm_states, x.out, *tables)
+            return
+        (q, k, v, g, beta), initial_state = inputs, None
+        if num_initial_states > 0:
+            initial_state = ssm_states.index_select(0, blocks)
+            if num_initial_states < chunk.num_seqs:
+                initial_state.masked_fill_(~has_initial_state.view(-1, 1, 1, 1), 0)
+        final_state = self.chunk_rule((q, k), v, g, beta, initial_state, x.out, chunk)
+        ssm_states.index_copy_(0, blocks, final_state.to(ssm_states.dtype))
 
     def _spec(self, x: Activations, metadata: StepGDNAttentionMetadata) -> None:
         """Requests that verify drafts."""
-        states, accepted = metadata.spec_state_indices_tensor, metadata.num_accepted_tokens
-        weight = self.conv1d.weight
-        mixed_qkv = causal_conv1d_update(
-            x.mixed_qkv,
-            self._conv_state(),
-            weight.view(weight.shape[0], weight.shape[-1]),
-            self.conv1d.bias,
-            self.activation,
-            conv_state_indices=states[:, 0],
-            num_accepted_tokens=accepted,
-            query_start_loc=metadata.spec_query_start_loc,
-            max_query_len=states.shape[-1],
+        self._update(
+            x,
+            metadata.spec_query_start_loc,
+            metadata.spec_state_indices_tensor,
+            metadata.num_accepted_tokens,
         )
-        x = Activations(mixed_qkv, x.b, x.a, x.out)
-        self._recurrent(x, metadata.spec_query_start_loc, states, accepted)
 
-    def _recurrent(
+    def _update(
         self,
         x: Activations,
         query_start_loc: torch.Tensor,
         state_indices: torch.Tensor,
         num_accepted_tokens: torch.Tensor | None = None,
     ) -> None:
-        """Write ``x.out``, and advance the recurrent states token by token."""
-        q, k, v = self.rearrange_mixed_qkv(x.mixed_qkv)
+        """Token by token: decodes, with a state each; or drafts, with one for each of theirs."""
+        weight, first, drafts = self.conv1d.weight, state_indices, {}
+        if num_accepted_tokens is not None:
+            first = state_indices[:, 0]
+            drafts = {
+                "num_accepted_tokens": num_accepted_tokens,
+                "query_start_loc": query_start_loc,
+                "max_query_len": state_indices.shape[-1],
+            }
+        mixed_qkv = causal_conv1d_update(
+            x.mixed_qkv,
+            channels_first(self.kv_cache[0]),
+            weight.view(weight.shape[0], weight.shape[-1]),
+            self.conv1d.bias,
+            self.activation,
+            conv_state_indices=first,
+            **drafts,
+        )
+        q, k, v = self.rearrange_mixed_qkv(mixed_qkv)
         o, _ = fused_sigmoid_gating_delta_rule_update(
             A_log=self.A_log,
             a=x.a,
@@ -141,23 +182,30 @@ class StepCudaGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAt
 
     def _warm_up(self, mixed_qkv: torch.Tensor) -> None:
         """Tune and compile, before the KV cache takes the memory and a request has to wait."""
-        x = torch.zeros(65, mixed_qkv.shape[1], dtype=mixed_qkv.dtype, device=mixed_qkv.device)
-        gates = x[:, : self.num_v_heads // self.tp_size].contiguous()
-        # Triton compiles on its own for 1 token, for multiples of 16, and for gates whose first
-        # row, behind an odd number of decodes, is not aligned to 16 bytes.
-        for start, tokens in product((1, 0), (1, 2, 64)):
-            own_x, own_gates = x[start : start + tokens], gates[start : start + tokens]
-            qk, v, g, beta = self.post_conv(own_x, own_gates, own_gates, self.A_log, self.dt_bias)
-        # Each at 16 bytes, as in the step's buffer: an unaligned one would be compiled for.
-        tables = torch.zeros(3, 4, dtype=torch.int32, device=x.device)
-        tables[0, 1], tables[1, 1] = 64, 1
-        cu_seqlens, offsets, indices = tables[0, :2], tables[1, :2], tables[2:, :2]
-        chunk = GDNChunkedPrefillMetadata(
-            cu_seqlens, indices, offsets, offsets, indices[0, :1], indices, indices,
-            np.array([0, 64], np.int32), np.zeros((1, 2), np.int32),
-        )  # fmt: skip
-        state = torch.zeros(
-            1, *self.get_state_shape()[1], dtype=self.get_state_dtype()[1], device=x.device
-        )
-        for initial_state in (state, None):
-            self.chunk_rule(qk, v, g, beta, initial_state, torch.empty_like(v), chunk)
+        if not isinstance(self.chunk_rule, PagedChunkGatedDeltaRule):
+            self._run_dummies(mixed_qkv, 1)
+            return
+        try:
+            for seqs in (1, self.chunk_rule.processors):  # narrow programs, and wide ones
+                self._run_dummies(mixed_qkv, seqs)
+        except KernelDoesNotFitError as error:
+            logger.warning_once(
+                "ascend-gdn: got a card that %s does not fit (%s): prefills run on vLLM's kernels, "
+                "as with --gdn-prefill-backend triton.", error.kernel, str(error.cause),
+            )  # fmt: skip
+            self.make_kernels("triton")
+            self._run_dummies(mixed_qkv, 1)
+
+    def _run_dummies(self, mixed_qkv: torch.Tensor, seqs: int) -> None:
+        """Run the prefill's kernels over as many sequences, with states and without."""
+        tables, tokens = dummy_prefills(seqs, mixed_qkv.device), seqs * CHUNK_SIZE
+        heads = self.num_v_heads // self.tp_size
+        x = mixed_qkv.new_zeros(tokens, mixed_qkv.shape[1])
+        gates = x.new_zeros(tokens, heads)
+        out = x.new_empty(tokens, heads, self.head_v_dim)
+        states = [
+            x.new_zeros(1, *shape, dtype=dtype)
+            for shape, dtype in zip(self.get_state_shape(), self.get_state_dtype(), strict=True)
+        ]
+        for num_initial_states in (seqs, 0):
+            self._prefill(Activations(x, gates, gates, out), states, num_initial_states, tables)

@@ -12,11 +12,12 @@ from ascend_gdn.attention.table_fill import TABLE_FILLS
 
 _OPTIONS: dict[str, tuple[str, ...]] = {
     "gdn_table_fill": TABLE_FILLS,
-    "gdn_prefill_backend": ("auto", "triton", "flashinfer", "cutedsl"),
+    "gdn_prefill_backend": ("auto", "ascend_gdn", "triton", "flashinfer", "cutedsl"),
 }
 """What the options can be, the default first. The second is vLLM's, the only one that it reads
 itself (``_resolve_gdn_prefill_backend`` in model_executor/layers/mamba/gdn/qwen_gdn_linear_attn.py,
-0.23.0, where all that it does not know means Triton); ``--gdn-prefill-backend`` is put there."""
+0.23.0, where all that it does not know means Triton); ``--gdn-prefill-backend`` is put there, which
+does not know ours."""
 
 
 def _options(vllm_config: VllmConfig) -> dict[object, object]:

@@ -32,7 +32,6 @@ ENGINE = {
     "gpu_memory_utilization": 0.06,
     "kv_cache_memory_bytes": 2**30,  # so that engines of several tests can share a GPU
     "attention_backend": "TRITON_ATTN",
-    "gdn_prefill_backend": "triton",
     "moe_backend": "triton",
     "disable_log_stats": False,
 }
@@ -53,6 +52,8 @@ ENV = {"CUDA_VISIBLE_DEVICES": None, "TORCH_COMPILE_DISABLE": None}
 
 def job(worker_cls: str, engine: dict[str, object], rounds: int = 1) -> Job:
     prompts = [case.prompt for case in CASES] * rounds
+    if worker_cls != OUR_WORKER:  # for "auto" it takes FlashInfer, installed or not
+        engine = {"gdn_prefill_backend": "triton"} | engine
     return Job(
         str(MODEL),
         prompts,
@@ -80,8 +81,9 @@ def assert_same_answers(stock: Result, ours: Result) -> None:
         for lefts, rights in zip(stock.prompt_logprobs, ours.prompt_logprobs, strict=True)
         for left, right in zip(lefts, rights, strict=True)
     ]
-    print(f"largest logprob difference to vLLM's worker: {max(differences):.1e}")
-    assert sum(differences) / len(differences) < 0.02
+    mean = sum(differences) / len(differences)
+    print(f"logprob difference to vLLM's worker: mean {mean:.4f}, largest {max(differences):.1e}")
+    assert mean < 0.04  # of prompts that are random; our kernels round less often than vLLM's
 
 
 @pytest.mark.parametrize("mtp", [{}, MTP], ids=["plain", "MTP"])
@@ -110,6 +112,7 @@ def test_answers_as_vllms_own_worker(graphs, mtp, tmp_path):
         pytest.param({"max_num_batched_tokens": 64}, id="chunked at 64"),
         pytest.param({"additional_config": {"gdn_table_fill": "triton"}}, id="Triton fill"),
         pytest.param({"async_scheduling": False}, id="synchronous"),
+        pytest.param({"gdn_prefill_backend": "triton"}, id="vLLM's kernels"),
         pytest.param(PREFIX_CACHING, id="prefix cache hit"),
         pytest.param(
             {

@@ -20,7 +20,7 @@ from ascend_gdn.attention.pool import Slot, StepBufferPool
 from ascend_gdn.attention.stats import GDNStats
 from ascend_gdn.attention.table_layout import TableLayout
 
-LAYOUT = TableLayout(max_seqs=64, max_tokens=4096, num_groups=3, cumsum_block=128, conv_block=8)
+LAYOUT = TableLayout(max_seqs=64, max_tokens=4096, num_groups=3, cumsum_block=128)
 STEPS = 4000
 DEPTH = 2
 SLOW = 200_000

@@ -113,7 +113,7 @@ def test_a_dummy_run_that_raises_is_over(runner):
 def test_pools_fit_the_configuration(runner):
     layout = runner.gdn_steps.pool.layout
     assert (layout.max_seqs, layout.max_tokens, layout.num_groups) == (8, 1024, 2)
-    assert (layout.num_spec, layout.conv_block, layout.conv_history) == (0, 0, 0)
+    assert (layout.num_spec, layout.conv_history) == (0, 0)
     assert layout.cumsum_block == cumsum_block_size(8 // 2)  # of a rank
     assert cumsum_block_size(8 // 2) != cumsum_block_size(8)
     assert len(runner.gdn_steps.decode_pool._slots) == 1  # fixed

@@ -13,9 +13,10 @@ from triton import language as tl
 from triton.runtime.autotuner import Autotuner, Heuristics
 from triton.runtime.errors import OutOfResources
 
-from ascend_gdn.fla.cuda import launch, tuned_kernel
+from ascend_gdn.fla.cuda import launch
 from ascend_gdn.fla.cuda.launch import BoundKernel, KernelDoesNotFitError
-from ascend_gdn.fla.cuda.tuned_kernel import TunedKernel
+from ascend_gdn.fla.cuda.vllm import tuned_kernel
+from ascend_gdn.fla.cuda.vllm.tuned_kernel import TunedKernel
 
 GRID, STREAM = (3, 2, 1), 77
 PARAMETERS = {

@@ -20,6 +20,7 @@ from ascend_gdn.fla.cuda.gdn import StepCudaGatedDeltaNetAttention
 from .lone_layers import PREFIX, LayerSizes, make_layer
 
 PREFILLS = {
+    "ascend_gdn": VllmChunkGatedDeltaRule.forward_native,  # what it takes for Triton
     "triton": VllmChunkGatedDeltaRule.forward_native,
     "flashinfer": VllmChunkGatedDeltaRule.forward_cuda,
 }
@@ -48,12 +49,12 @@ def our_layer(
     num_spec: int,
     blocks: int,
     device: torch.device,
-    prefill_backend: str = "triton",
+    prefill_backend: str = "ascend_gdn",
 ) -> QwenGatedDeltaNetAttention:
     layer = stock_layer(
         sizes, num_spec, blocks, device, prefill_backend, StepCudaGatedDeltaNetAttention
     )
-    layer.make_kernels()
+    layer.make_kernels(prefill_backend)
     return layer
 
 

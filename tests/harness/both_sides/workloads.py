@@ -13,8 +13,8 @@ from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata, GDNAttentionMetadataBuilder
 from vllm.v1.kv_cache_interface import MambaSpec
 
+from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
 from ascend_gdn.attention.cpu import StepCPUGDNAttentionMetadataBuilder
-from ascend_gdn.attention.cuda import StepCudaGDNAttentionMetadataBuilder
 from ascend_gdn.attention.stats import GDNStats
 from ascend_gdn.attention.step import GDNSteps
 from ascend_gdn.attention.step_inputs import StepInputs
@@ -234,7 +234,6 @@ class Ours(Side):
             num_groups=workload.groups,
             cumsum_block=cumsum_block_size(VALUE_HEADS),
             num_spec=workload.num_spec,
-            conv_block=self.builder_cls.conv_block,
         )
         self.stats = GDNStats()
         rows = layout.max_seqs * (layout.num_spec + 1) * self.builder_cls.plans_decodes
@@ -258,4 +257,4 @@ class Ours(Side):
 class OursOnCuda(Ours):
     """The same with the builders for CUDA, which run on CPU tensors too."""
 
-    builder_cls = StepCudaGDNAttentionMetadataBuilder
+    builder_cls = StepGDNAttentionMetadataBuilder

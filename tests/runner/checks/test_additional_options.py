@@ -31,7 +31,13 @@ def test_who_fills_the_tables(additional_config, expected):
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [(None, "auto"), ("auto", "auto"), ("triton", "triton"), (" FlashInfer", "flashinfer")],
+    [
+        (None, "auto"),
+        ("auto", "auto"),
+        ("ascend_gdn", "ascend_gdn"),
+        ("triton", "triton"),
+        (" FlashInfer", "flashinfer"),
+    ],
 )
 def test_the_prefills_backend_is_read_as_vllm_reads_it(given, expected):
     options = {} if given is None else {"gdn_prefill_backend": given}
@@ -43,7 +49,7 @@ def test_the_prefills_backend_is_read_as_vllm_reads_it(given, expected):
 @pytest.mark.parametrize("value", ["tritn", "", "flash_infer", None, True, ["triton"], 1])
 def test_a_value_that_is_none_of_the_options(value):
     (refusal,) = refused_options(config(additional_config={"gdn_prefill_backend": value}))
-    expected = "expected 'auto', 'triton', 'flashinfer' or 'cutedsl'"
+    expected = "expected 'auto', 'ascend_gdn', 'triton', 'flashinfer' or 'cutedsl'"
     assert refusal.startswith(f"got gdn_prefill_backend={value!r}, {expected}")
     (refusal,) = refused_options(config(additional_config={"gdn_table_fill": value}))
     assert refusal.startswith(f"got gdn_table_fill={value!r}, expected 'host' or 'triton'")

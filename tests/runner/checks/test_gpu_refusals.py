@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which cards and models run FlashInfer's prefill, by vLLM's own choice of what ``auto`` means."""
+"""Whose prefill kernels run on which card, beside vLLM's own choice of what ``auto`` means."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from ascend_gdn.runner.checks.gpu_refusals import settle_prefill_backend
 
 from .test_refusals import config
 
-A100, ADA, HOPPER, B200, B300, CONSUMER = (8, 0), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0)
+VOLTA, A100, ADA, HOPPER, B200, B300, CONSUMER = (
+    (7, 0),
+    (8, 0),
+    (8, 9),
+    (9, 0),
+    (10, 0),
+    (10, 3),
+    (12, 0),
+)
 
 
 @pytest.fixture
@@ -26,6 +34,7 @@ def card(mocker):
         platform.is_cuda.return_value = True
         platform.get_device_capability.return_value = found
         platform.get_cuda_runtime_major.return_value = 13
+        platform.has_device_capability.side_effect = lambda number: number <= found.to_int()
         platform.is_device_capability.side_effect = lambda number: number == found.to_int()
         platform.is_device_capability_family.side_effect = lambda number: (
             number // 10 == found.major
@@ -52,18 +61,30 @@ def chosen(vllm_config) -> str:
 
 
 @pytest.mark.parametrize("backend", [None, "auto"])
-@pytest.mark.parametrize("capability", [A100, ADA, HOPPER, B200, B300, CONSUMER])
-def test_auto_means_flashinfer_on_hopper_alone(card, backend, capability, mocker):
+@pytest.mark.parametrize("capability", [VOLTA, A100, ADA, HOPPER, B200, B300, CONSUMER])
+def test_auto_means_our_kernels_from_ampere_on(card, backend, capability, mocker):
     info = mocker.patch.object(gpu_refusals.logger, "info")
     card(capability)
     vllm_config = model(backend)
-    if capability in (B200, B300):
+    if capability in (HOPPER, B200, B300):
         assert chosen(vllm_config) == "flashinfer"  # what we keep it from
     settle_prefill_backend(vllm_config)
-    assert chosen(vllm_config) == ("flashinfer" if capability == HOPPER else "triton")
-    assert info.called == (capability != HOPPER)
-    if info.called:
-        assert "capability {}.{}, expected 9.0".format(*capability) in info.call_args.args[1]
+    expected = "triton" if capability == VOLTA else "ascend_gdn"
+    assert vllm_config.additional_config["gdn_prefill_backend"] == expected
+    assert chosen(vllm_config) == "triton"
+    assert info.call_args.args[1] == expected
+    if capability == VOLTA:
+        assert "capability 7.0, expected 8.0" in info.call_args_list[0].args[1]
+
+
+@pytest.mark.parametrize("columns", [(512, 128), (128, 512)])
+def test_nor_where_heads_are_too_wide_for_them(card, columns):
+    card(HOPPER)
+    vllm_config = model(columns=columns)
+    settle_prefill_backend(vllm_config)
+    assert vllm_config.additional_config["gdn_prefill_backend"] == "triton"
+    with pytest.raises(ValueError, match=r"512.*, expected 256 or less; pass .* triton"):
+        settle_prefill_backend(model("ascend_gdn", columns))
 
 
 @pytest.mark.parametrize(
@@ -74,14 +95,8 @@ def test_auto_means_flashinfer_on_hopper_alone(card, backend, capability, mocker
         ((128, 128), False, "no FlashInfer, expected it to be installed"),
     ],
 )
-def test_nor_where_it_cannot_run_the_model(card, columns, installed, expected, mocker):
+def test_flashinfer_where_it_cannot_run_the_model(card, columns, installed, expected):
     card(HOPPER, installed)
-    info = mocker.patch.object(gpu_refusals.logger, "info")
-    vllm_config = model(columns=columns)
-    assert chosen(vllm_config) == "flashinfer"
-    settle_prefill_backend(vllm_config)
-    assert chosen(vllm_config) == "triton"
-    assert expected in info.call_args.args[1]
     with pytest.raises(ValueError, match=f"{expected}.*; pass --gdn-prefill-backend triton"):
         settle_prefill_backend(model("flashinfer", columns))
 
