@@ -1,2 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two servers under the same load: vLLM's own worker and ours. ``python -m serving --help``."""
+"""vLLM's own worker and ours, in turns under the same loads. ``python -m serving --help``."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2] / "examples"))

@@ -1,21 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a model folder without weights, for --load-format dummy: config.json and a tokenizer.
+"""A model folder without weights, for --load-format dummy: config.json and a tokenizer.
 
-    PYTHONPATH=benchmarks python -m serving.dummy_model OUTDIR qwen3_5 [--experts 64 --layers 40]
-
-The sizes are those of Qwen3.5-35B-A3B and Qwen3-Next-80B-A3B but for what the options change; the
-MTP layer is there, and Qwen3.5's vision tower is next to nothing. The tokenizer knows a part of the
+The sizes are those of Qwen3.5-35B-A3B and Qwen3-Next-80B-A3B but for what is asked for; the MTP
+layer is there, and Qwen3.5's vision tower is next to nothing. The tokenizer knows a part of the
 vocabulary: the other tokens, which dummy weights do produce, are empty text. Serve Qwen3.5 with
 --language-model-only: images are not provided for.
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
-
-sys.path.append(str(Path(__file__).parents[2] / "examples"))
 
 from tiny_checkpoint import TinySizes, model_config
 from tiny_qwen3_5 import PROCESSOR_FILES
@@ -30,13 +24,30 @@ from tiny_tokenizer import (
 
 # Hugging Face: Qwen/Qwen3.5-35B-A3B and Qwen/Qwen3-Next-80B-A3B-Instruct.
 PUBLIC_SIZES: dict[str, dict[str, int]] = {
-    "qwen3_5": {"layers": 40, "experts": 256, "experts_per_token": 8, "vocab_size": 248320},
-    "qwen3_next": {"layers": 48, "experts": 512, "experts_per_token": 10, "vocab_size": 151936},
+    "qwen3_5": {
+        "layers": 40,
+        "full_attention_interval": 4,
+        "experts": 256,
+        "experts_per_token": 8,
+        "vocab_size": 248320,
+    },
+    "qwen3_next": {
+        "layers": 48,
+        "full_attention_interval": 4,
+        "experts": 512,
+        "experts_per_token": 10,
+        "vocab_size": 151936,
+    },
 }
 
 
 def dummy_config(
-    family: str, layers: int, experts: int, experts_per_token: int, vocab_size: int
+    family: str,
+    layers: int,
+    full_attention_interval: int,
+    experts: int,
+    experts_per_token: int,
+    vocab_size: int,
 ) -> dict[str, Any]:
     """The config.json; raises ValueError for sizes that no model can have."""
     if not 1 <= experts_per_token <= experts:
@@ -49,7 +60,7 @@ def dummy_config(
         layers=layers,
         experts=experts,
         hidden_size=2048,
-        full_attention_interval=4,
+        full_attention_interval=full_attention_interval,
         key_heads=16,
         value_heads=32,
         head_dim=128,
@@ -94,32 +105,3 @@ def weights_gigabytes(config: dict[str, Any]) -> float:
     layers = text["num_hidden_layers"] + 1  # and the MTP layer
     experts = layers * text["num_experts"] * 3 * hidden * expert
     return 2 * (experts + 2 * text["vocab_size"] * hidden) / 1e9
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Write a model folder without weights.")
-    parser.add_argument("outdir", type=Path)
-    parser.add_argument("family", choices=PUBLIC_SIZES)
-    for name in PUBLIC_SIZES["qwen3_5"]:
-        defaults = ", ".join(f"{family}: {sizes[name]}" for family, sizes in PUBLIC_SIZES.items())
-        option = "--" + name.replace("_", "-")
-        parser.add_argument(
-            option, type=int, help=f"default: that of the public model ({defaults})"
-        )
-    options = parser.parse_args()
-    sizes = {
-        name: public if getattr(options, name) is None else getattr(options, name)
-        for name, public in PUBLIC_SIZES[options.family].items()
-    }
-    try:
-        config = dummy_config(options.family, **sizes)
-        write_dummy_model(options.outdir, config, options.family)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{options.outdir}: experts and embeddings of {weights_gigabytes(config):.1f} GB")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

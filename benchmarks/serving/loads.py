@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of the servers."""
+"""What is asked of engines and servers."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import argparse
+import re
 from dataclasses import dataclass, replace
 
-TTFT_PROMPTS = (512, 2048, 8192)
-TTFT_CONCURRENCIES = (1, 16)
+BURSTS = ("1x128", "1x512", "1x1000", "1x2040", "1x8000", "16x500", "16x2048")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Load:
         """Whether there is a time per output token, which the first token is not part of."""
         return self.output_len > 1
 
-    def warm_up(self) -> "Load":
+    def warm_up(self) -> Load:
         """The same prompts, but few of them and with short answers."""
         return replace(
             self,
@@ -32,26 +34,21 @@ class Load:
             num_prompts=self.max_concurrency,
         )
 
-    @property
-    def is_one_prefill(self) -> bool:
-        """Whether nothing but one prompt's prefill is under way at a time."""
-        return self.max_concurrency == self.output_len == 1
 
-    def profiled(self) -> "Load":
-        return replace(self, name=f"{self.name}, profiled", num_prompts=4)
+def burst(name: str) -> Load:
+    """``16x500``: 16 prompts of 500 tokens, sent at once, and one token of each; ``16x500+65``: 65.
+
+    A type for argparse.
+    """
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(?:\+([1-9]\d*))?", name)
+    if found is None:
+        raise argparse.ArgumentTypeError(
+            f"got {name!r}, expected PROMPTSxTOKENS or PROMPTSxTOKENS+GENERATED, such as 16x500+65"
+        )
+    prompts, tokens, generated = (int(number or 1) for number in found.groups())
+    return Load(name, tokens, generated, prompts, prompts)
 
 
-def seed_load(input_len: int, output_len: int, num_prompts: int, max_concurrency: int) -> Load:
+def protocol_load(input_len: int, output_len: int, num_prompts: int, max_concurrency: int) -> Load:
     name = f"{max_concurrency} at once, {input_len} + {output_len} tokens"
     return Load(name, input_len, output_len, num_prompts, max_concurrency)
-
-
-def ttft_loads(
-    prompts: Sequence[int] = TTFT_PROMPTS, concurrencies: Sequence[int] = TTFT_CONCURRENCIES
-) -> list[Load]:
-    """One token each; one prompt at a time is repeated 16 times, 16 at once four times."""
-    return [
-        Load(f"TTFT, {at_once} x {tokens}", tokens, 1, 16 if at_once == 1 else 4 * at_once, at_once)
-        for tokens in prompts
-        for at_once in concurrencies
-    ]

@@ -1,13 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the client's results to figures: what counts as a round, means, ratios."""
+"""From rounds to figures: what counts as a round, averages, ratios."""
 
-import statistics
+from __future__ import annotations
+
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from serving.arms import Arm
 from serving.loads import Load
+
+LABELS = {
+    "latency_ms": "until all is done, ms",
+    "mean_ttft_ms": "mean TTFT, ms",
+    "median_ttft_ms": "median TTFT, ms",
+    "p99_ttft_ms": "P99 TTFT, ms",
+    "mean_tpot_ms": "mean TPOT, ms",
+    "output_throughput": "output tokens/s",
+    "prompt_throughput": "prompt tokens/s",
+    "request_throughput": "requests/s",
+    "device_busy_ms": "device busy, ms",
+    "times_device_busy": "done / device busy",
+}
+"""The metrics of a round, those of vLLM's client by its names, and of a profile."""
+CLIENT_METRICS = ("mean_ttft_ms", "median_ttft_ms", "p99_ttft_ms", "request_throughput")
+CLIENT_DECODE_METRICS = ("mean_tpot_ms", "output_throughput")
 
 
 class RoundFailedError(RuntimeError):
@@ -15,66 +33,46 @@ class RoundFailedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Metric:
-    key: str
-    """The name in the result of vLLM's client."""
-    label: str
-    only_decoding: bool = False
-
-
-METRICS = (
-    Metric("mean_ttft_ms", "mean TTFT, ms"),
-    Metric("median_ttft_ms", "median TTFT, ms"),
-    Metric("p99_ttft_ms", "P99 TTFT, ms"),
-    Metric("mean_tpot_ms", "mean TPOT, ms", only_decoding=True),
-    Metric("output_throughput", "TPS, output tokens/s", only_decoding=True),
-    Metric("request_throughput", "requests/s"),
-)
-
-
-@dataclass(frozen=True)
 class Round:
-    """One side's figures of one round; ``index`` counts from 0 anew in every start."""
+    """One arm's figures of one round; ``index`` counts from 0 anew in every start."""
 
     load: str
     start: int
     index: int
-    side: str
+    arm: str
     metrics: Mapping[str, float]
-    raw: Mapping[str, Any]
+    raw: Any
 
 
-def metrics_of(load: Load) -> list[Metric]:
-    return [metric for metric in METRICS if load.decodes or not metric.only_decoding]
-
-
-def checked_round(
-    result: Mapping[str, Any], load: Load, start: int, index: int, side: str
-) -> Round:
-    """``result`` of vLLM's client as a Round; raises RoundFailedError unless it is whole."""
-    where = f"{side}, {load.name}, round {index + 1}"
+def checked_metrics(result: Mapping[str, Any], load: Load) -> dict[str, float]:
+    """The metrics in ``result`` of vLLM's client; raises RoundFailedError unless it is whole."""
     errors = Counter(str(error).strip() for error in result["errors"] if error)
     if result["completed"] != load.num_prompts or result["failed"] or errors:
         said = "; ".join(f"{count} x {error[-500:]}" for error, count in errors.most_common(3))
         raise RoundFailedError(
-            f"{where}: {result['completed']} of {load.num_prompts} requests completed"
+            f"{result['completed']} of {load.num_prompts} requests completed"
             + (f": {said}" if said else ", and the client does not say why")
         )
     expected = load.num_prompts * load.output_len
     if result["total_output_tokens"] != expected:
         raise RoundFailedError(
-            f"{where}: {result['total_output_tokens']} tokens came, and {expected} were asked for"
+            f"{result['total_output_tokens']} tokens came, and {expected} were asked for"
         )
-    metrics = {metric.key: float(result[metric.key]) for metric in metrics_of(load)}
+    keys = [*CLIENT_METRICS, *(CLIENT_DECODE_METRICS if load.decodes else ())]
+    metrics = {key: float(result[key]) for key in keys}
     wrong = [key for key, value in metrics.items() if not value > 0]
     if wrong:
-        raise RoundFailedError(f"{where}: {wrong[0]} = {metrics[wrong[0]]}, which cannot be")
-    raw = {
+        raise RoundFailedError(f"{wrong[0]} = {metrics[wrong[0]]}, which cannot be")
+    return metrics
+
+
+def without_texts(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What is worth keeping of a result of vLLM's client."""
+    return {
         key: value
         for key, value in result.items()
         if isinstance(value, (int, float)) or key in ("input_lens", "ttfts")
     }
-    return Round(load.name, start, index, side, metrics, raw)
 
 
 def kept(rounds: Sequence[Round]) -> list[Round]:
@@ -83,56 +81,86 @@ def kept(rounds: Sequence[Round]) -> list[Round]:
 
 
 def summary(
-    rounds: Sequence[Round], loads: Sequence[Load], sides: tuple[str, str]
+    rounds: Sequence[Round],
+    loads: Sequence[Load],
+    arms: Sequence[Arm],
+    average: Callable[[list[float]], float],
 ) -> dict[str, Any]:
-    """For each load and metric both sides' means over the kept rounds, and ours to stock's.
+    """For each load and metric the arms' averages over the kept rounds, and ours to stock's.
 
-    ``pair_ratios`` are those of neighbouring rounds: their spread says how noisy the machine is. A
-    load that has no kept round of both sides, or not as many of one as of the other, is left out.
+    ``pair_ratios`` are those of one round: their spread says how noisy the machine is. A load that
+    has no kept round of each arm, or not as many of one as of another, is left out.
     """
-    stock, ours = sides
     figures: dict[str, Any] = {}
     for load in loads:
         of = {
-            side: {
-                (r.start, r.index): r for r in kept(rounds) if (r.load, r.side) == (load.name, side)
+            arm.name: {
+                (r.start, r.index): r.metrics
+                for r in kept(rounds)
+                if (r.load, r.arm) == (load.name, arm.name)
             }
-            for side in sides
+            for arm in arms
         }
-        if not of[stock] or of[stock].keys() != of[ours].keys():
+        places = sorted(of[arms[0].name])
+        if not places or any(sorted(each) != places for each in of.values()):
             continue
         figures[load.name] = {}
-        for metric in metrics_of(load):
-            values = {
-                side: [of[side][at].metrics[metric.key] for at in sorted(of[side])]
-                for side in sides
-            }
-            means = {side: statistics.mean(values[side]) for side in sides}
-            figures[load.name][metric.key] = {
-                **means,
-                "ratio": means[ours] / means[stock],
-                "change_percent": 100 * (means[ours] / means[stock] - 1),
-                "pair_ratios": [b / a for a, b in zip(values[stock], values[ours], strict=True)],
+        for metric in of[arms[0].name][places[0]]:
+            values = {name: [each[at][metric] for at in places] for name, each in of.items()}
+            averages = {name: average(each) for name, each in values.items()}
+            figures[load.name][metric] = {
+                "arms": averages,
+                "to_stock": {
+                    arm.name: {
+                        "ratio": averages[arm.name] / averages[arm.stock],
+                        "pair_ratios": [
+                            ours / stock
+                            for ours, stock in zip(values[arm.name], values[arm.stock], strict=True)
+                        ],
+                    }
+                    for arm in arms
+                    if arm.name != arm.stock
+                },
             }
     return figures
+
+
+def add_device_busy(
+    figures: dict[str, Any], costs: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> None:
+    """To each load's figures the device's busy time, and how many times it a run took."""
+    for load, of in costs.items():
+        busy = {arm: each["device_busy_ms"] for arm, each in of.items() if each["device_busy_ms"]}
+        if load not in figures or not busy:
+            continue
+        taken = figures[load]["latency_ms"]["arms"]
+        figures[load]["device_busy_ms"] = {"arms": busy, "to_stock": {}}
+        times = {arm: taken[arm] / busy[arm] for arm in busy}
+        figures[load]["times_device_busy"] = {"arms": times, "to_stock": {}}
 
 
 def rounds_as_json(rounds: Sequence[Round]) -> list[dict[str, Any]]:
     return [asdict(one) | {"kept": one.index > 0} for one in rounds]
 
 
-def table(figures: Mapping[str, Any], sides: tuple[str, str]) -> str:
-    """The summary in plain text."""
-    labels = {metric.key: metric.label for metric in METRICS}
+def table(figures: Mapping[str, Any], arms: Sequence[Arm]) -> str:
+    """The summary in plain text: a column for each arm, and for each of ours its ratio to stock."""
+    names = [arm.name for arm in arms]
+    ours = [arm for arm in arms if arm.name != arm.stock]
     lines = []
     for load, metrics in figures.items():
-        lines += ["", load]
-        head = f"  {'':22}{sides[0]:>12}{sides[1]:>12}{'change':>9}   pairs"
-        lines.append(head)
-        for key, row in metrics.items():
-            pairs = row["pair_ratios"]
-            lines.append(
-                f"  {labels[key]:22}{row[sides[0]]:12.2f}{row[sides[1]]:12.2f}"
-                f"{row['change_percent']:+8.1f}%   {min(pairs):.3f} to {max(pairs):.3f}"
+        head = "".join(f"{name:>12}" for name in names)
+        ratios = "".join(f"   {f'{arm.name} / {arm.stock}':>24}" for arm in ours)
+        lines += ["", load, f"  {'':22}{head}{ratios}"]
+        for metric, row in metrics.items():
+            values = "".join(
+                f"{row['arms'][name]:12.2f}" if name in row["arms"] else f"{'-':>12}"
+                for name in names
             )
+            line = f"  {LABELS[metric]:22}{values}"
+            for to_stock in row["to_stock"].values():
+                pairs = to_stock["pair_ratios"]
+                text = f"{to_stock['ratio']:.3f} ({min(pairs):.3f} to {max(pairs):.3f})"
+                line += f"   {text:>24}"
+            lines.append(line)
     return "\n".join(lines)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time of a prefill step goes, read off a trace of torch's profiler."""
+"""Where the time of a load goes, read off a trace of torch's profiler."""
 
 import gzip
 import json
@@ -16,7 +16,7 @@ WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 
 
 class TraceError(RuntimeError):
-    """There is no trace of a prefill step."""
+    """There is no trace of a step with a prefill."""
 
 
 def read_trace(folder: Path) -> list[dict[str, Any]]:
@@ -31,30 +31,29 @@ def read_trace(folder: Path) -> list[dict[str, Any]]:
     return events
 
 
-def step_costs(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Means over the prefill steps of a trace that has no other work in it.
+def run_costs(events: Iterable[Mapping[str, Any]], runs: int) -> dict[str, float]:
+    """What each of ``runs`` runs of a load took, in the mean, by a trace that has no other work.
 
     Host times are longer than without the profiler, the more so the more operators there are.
 
     Raises:
-        TraceError: There is no prefill step.
+        TraceError: There is no step with a prefill.
     """
     timed = [event for event in events if event.get("ph") == "X"]
     steps = [
         event
         for event in timed
-        if event["cat"] == "user_annotation"
-        and event["name"].startswith(STEP)
-        and not event["name"].startswith(f"{STEP}0(")
+        if event["cat"] == "user_annotation" and event["name"].startswith(STEP)
     ]
-    if not steps:
-        raise TraceError("the trace has no prefill step")
+    if all(event["name"].startswith(f"{STEP}0(") for event in steps):
+        raise TraceError("the trace has no step with a prefill")
     kernels = [event for event in timed if event["cat"] == "kernel"]
     copies = [event for event in timed if event["cat"] == "gpu_memcpy"]
     on_device = [*kernels, *copies, *(event for event in timed if event["cat"] == "gpu_memset")]
     layers = [event for event in timed if event["name"].endswith(GDN_OPERATOR)]
     sent = [event["name"] for event in copies if event["name"].startswith("Memcpy HtoD")]
     totals = {
+        "steps": len(steps),
         "step_host_ms": milliseconds(steps),
         "gdn_host_ms": milliseconds(layers),
         "gdn_layers": len(layers),
@@ -64,7 +63,7 @@ def step_costs(events: Iterable[Mapping[str, Any]]) -> dict[str, float]:
         "pageable_copies": sum("Pageable" in name for name in sent),
         "waits": sum(event["name"] in WAITS for event in timed),
     }
-    return {name: total / len(steps) for name, total in totals.items()}
+    return {name: total / runs for name, total in totals.items()}
 
 
 def milliseconds(events: Iterable[Mapping[str, Any]]) -> float:

@@ -31,8 +31,8 @@ def test_what_needs_a_gpu_says_so(capsys, monkeypatch):
         ({"--model": "nowhere"}, "there is no nowhere/config.json"),
         ({"--worker-cls": "GPUWorker"}, "got 'GPUWorker', expected module.Class"),
         ({"--worker-cls": "nothing.runner.GPUWorker"}, "expected module.Class"),
-        ({"--shape": "seed", "--profile": None}, "--profile is of one prefill at a time"),
-        ({"--ttft-concurrency": "16", "--profile": None}, "--profile is of one prefill at a time"),
+        ({"--loads": "16"}, "got '16', expected PROMPTSxTOKENS or"),
+        ({"--layers": "8"}, "--layers, --experts, --full-attention-interval are of a named model"),
         ({"--out": "{model}/config.json"}, "which is no folder"),
     ],
 )

@@ -41,9 +41,15 @@ def test_the_weights_of_the_public_models():
     assert 150 < sizes["qwen3_next"] < 165  # 80 billion
 
 
+def test_one_layer_of_full_attention():
+    sizes = PUBLIC_SIZES["qwen3_next"] | {"layers": 24, "full_attention_interval": 24}
+    kinds = dummy_config("qwen3_next", **sizes)["layer_types"]
+    assert kinds == ["linear_attention"] * 23 + ["full_attention"]
+
+
 def test_refuses_more_experts_per_token_than_there_are():
     with pytest.raises(ValueError, match="8 experts per token, and there are 4"):
-        dummy_config("qwen3_5", layers=4, experts=4, experts_per_token=8, vocab_size=1024)
+        dummy_config("qwen3_5", **PUBLIC_SIZES["qwen3_5"] | {"experts": 4})
 
 
 def test_leaves_a_folder_with_weights_alone(tmp_path):

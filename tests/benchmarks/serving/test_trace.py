@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Costs of a prefill step, read off traces made here."""
+"""Costs of a run, read off traces made here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from serving.trace import GDN_OPERATOR, TraceError, read_trace, step_costs
+from serving.trace import GDN_OPERATOR, TraceError, read_trace, run_costs
 
 
 def event(cat: str, name: str, start: float, duration: float) -> dict[str, object]:
@@ -34,9 +34,10 @@ TWO_STEPS = [
 ]
 
 
-def test_means_over_the_prefill_steps():
-    assert step_costs(TWO_STEPS) == {
-        "step_host_ms": 4.0,
+def test_means_over_the_runs():
+    assert run_costs(TWO_STEPS, runs=2) == {
+        "steps": 1.5,
+        "step_host_ms": 7.5,
         "gdn_host_ms": 0.6,
         "gdn_layers": 1,
         "device_busy_ms": pytest.approx((2.5 + 1.5) / 2),
@@ -47,9 +48,9 @@ def test_means_over_the_prefill_steps():
     }
 
 
-def test_a_trace_without_a_prefill_step_is_refused():
-    with pytest.raises(TraceError, match="no prefill step"):
-        step_costs(TWO_STEPS[3:])
+def test_a_trace_without_a_prefill_is_refused():
+    with pytest.raises(TraceError, match="no step with a prefill"):
+        run_costs(TWO_STEPS[3:], runs=2)
 
 
 def test_the_newest_trace_of_the_first_worker_is_read(tmp_path):
