@@ -9,12 +9,14 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 STOCK, OURS = SIDES = ("stock", "ours")
 KV_CACHE_BYTES = 16 * 2**30
 """For all arms that are up at once. 16 requests that verify 3 drafts take 3.5 GB of states in the
 worst of cases: 24 layers, float32."""
-# The engine flags of vLLM-Ascend PR #7756's measurement, without its tensor parallelism.
+# The engine flags of vLLM-Ascend PR #7756's measurement, without its tensor parallelism and, which
+# --spec says, its MTP of 3.
 SEED_FLAGS = (
     "--async-scheduling",
     "--compilation-config",
@@ -39,6 +41,17 @@ class Arm:
     @property
     def name(self) -> str:
         return self.side if self.captures is None else f"{self.side}-{self.captures}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of its process: this one's, but each side keeps compiled code of its own.
+
+        vLLM 0.23.0 leaves the worker's class out of the name that it keeps compiled code under
+        (``compute_hash`` in config/parallel.py), so one side would be given the other's.
+        """
+        caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        root = os.environ.get("VLLM_CACHE_ROOT") or Path(caches, "vllm")
+        return os.environ | {"VLLM_CACHE_ROOT": str(Path(root, self.side))}
 
     @property
     def stock(self) -> str:

@@ -62,7 +62,7 @@ class Engine:
             config = {**PROFILER_OPTIONS, "torch_profiler_dir": str(traces.resolve())}
             self.flags += ["--profiler-config", json.dumps(config)]
         paths = [str(Path(__file__).parents[1]), *os.environ.get("PYTHONPATH", "").split(":")]
-        self.environment = os.environ | {
+        self.environment = arm.environment | {
             "PYTHONPATH": ":".join(filter(None, paths)),
             "PYTHONSAFEPATH": "1",  # the current folder may hold a package that is named fla
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # idle means idle: no process polls
@@ -102,14 +102,14 @@ class Engine:
         self._answer(timeout)
         return time.monotonic() - self._began
 
-    def measure(self, load: Load, seed: int) -> tuple[dict[str, float], Any]:
-        """The figures of some runs in a row, and what they are made of.
+    def measure(self, load: Load, seed: int) -> tuple[dict[str, float], list[float]]:
+        """The figures of some runs in a row, and the seconds that each took.
 
         Raises:
             RoundFailedError: Not all tokens came.
         """
         done = self._run(load, seed, self.runs)
-        return figures_of(load, done), done
+        return figures_of(load, done), [max(run["last"]) for run in done]
 
     def costs(self, load: Load, seed: int) -> dict[str, float]:
         """Where the time of a run goes, by torch's profiler.
@@ -169,8 +169,7 @@ class Engine:
 
 
 def figures_of(load: Load, done: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Medians over runs. Tokens a second are those of the prompts, or the generated ones if there
-    are more than one of each."""
+    """Medians over runs; where answers are of one token the prompts' tokens a second count."""
     expected = load.num_prompts * load.output_len
     for run in done:
         if run["tokens"] != expected:

@@ -39,6 +39,10 @@ def parse(arguments: list[str], description: str | None = None) -> argparse.Name
     options.layers, options.experts = options.layers or LAYERS, options.experts or EXPERTS
     if options.captures is None:
         options.captures = [] if options.protocol else [512, 2048]
+    if options.attention_backend is None:
+        options.attention_backend = "FLASH_ATTN" if options.named_model else "auto"
+    if options.gdn_stock is None:
+        options.gdn_stock = "triton" if options.named_model else "auto"
     if options.seed_flags and not options.spec:
         options.spec = 3
     if options.out.exists() and not options.out.is_dir():
@@ -79,9 +83,10 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     add("--captures", type=positive_int, nargs="*",
         help="stock and ours with CUDA graphs of 1, 2, 4, ... to so many tokens, an arm for each; "
         "default 512 2048; none given, and with --protocol: what vLLM takes")  # fmt: skip
-    add("--attention-backend", default="FLASH_ATTN", help="or auto")
+    add("--attention-backend", help="or auto; default FLASH_ATTN, of a folder auto")
     backends = ("auto", "triton", "flashinfer")
-    add("--gdn-stock", choices=backends, default="triton", help="GDN prefill backend of stock")
+    add("--gdn-stock", choices=backends,
+        help="GDN prefill backend of stock; default triton, of a folder auto")  # fmt: skip
     add("--gdn-ours", choices=backends, default="auto", help="the same of ours")
     add("--spec", type=int, default=0, help="tokens that MTP drafts")
     add("--servers", choices=("together", "turns"), default="together",

@@ -88,8 +88,8 @@ def summary(
 ) -> dict[str, Any]:
     """For each load and metric the arms' averages over the kept rounds, and ours to stock's.
 
-    ``pair_ratios`` are those of one round: their spread says how noisy the machine is. A load that
-    has no kept round of each arm, or not as many of one as of another, is left out.
+    ``pair_ratios`` are those of one round: their spread says how noisy the machine is. Only rounds
+    that every arm has count; a load that has none is left out.
     """
     figures: dict[str, Any] = {}
     for load in loads:
@@ -101,8 +101,8 @@ def summary(
             }
             for arm in arms
         }
-        places = sorted(of[arms[0].name])
-        if not places or any(sorted(each) != places for each in of.values()):
+        places = sorted(set.intersection(*(set(each) for each in of.values())))
+        if not places:
             continue
         figures[load.name] = {}
         for metric in of[arms[0].name][places[0]]:

@@ -4,7 +4,6 @@ installed for."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +29,7 @@ class VLLMServer(Server):
         # is only unpacked onto PYTHONPATH may have none.
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
         command += ["--host", "127.0.0.1", "--port", str(self.port)]
-        environment = os.environ | {
+        environment = arm.environment | {
             # Development mode has /collective_rpc, which our counts are read through.
             "VLLM_SERVER_DEV_MODE": "1",
             # Longer than vLLM's client keeps an idle connection, 60 s: a request that reuses one

@@ -91,7 +91,8 @@ def test_engines_one_at_a_time_have_the_device_to_themselves():
 def test_a_folder_is_served_as_the_caller_says(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     for arm in arms("--model", str(tmp_path)).values():
-        assert not {"--load-format", "--kv-cache-memory-bytes"} & {*arm.flags}
+        ours = {"--load-format", "--kv-cache-memory-bytes", "--attention-backend"}
+        assert not {*ours, "--gdn-prefill-backend"} & {*arm.flags}
 
 
 def test_vllm_knows_the_flags(tmp_path):
@@ -115,6 +116,16 @@ def test_cores_of_each_arm_are_its_own(monkeypatch):
     assert [sorted(arm.cores) for arm in arms("--protocol").values()] == [
         [0, 1, 2, 3, 4], [5, 6, 7, 8, 9]
     ]  # fmt: skip
+
+
+def test_no_side_is_given_what_the_other_compiled(monkeypatch):
+    for name, value in {"VLLM_CACHE_ROOT": "/kept", "XDG_CACHE_HOME": "/caches"}.items():
+        monkeypatch.setenv(name, value)
+    roots = {name: arm.environment["VLLM_CACHE_ROOT"] for name, arm in arms().items()}
+    assert roots["ours-512"] == roots["ours-2048"] == "/kept/ours"
+    assert roots["stock-512"] == "/kept/stock"
+    monkeypatch.delenv("VLLM_CACHE_ROOT")
+    assert Arm("ours", None).environment["VLLM_CACHE_ROOT"] == "/caches/vllm/ours"
 
 
 def test_too_few_cores_are_shared():

@@ -128,11 +128,16 @@ def test_one_token_has_no_time_per_output_token():
     [
         {"stock": [[1]], "ours": [[1]]},  # only rounds that are dropped
         {"stock": [[1, 2]], "ours": []},  # cut off after one side
-        {"stock": [[1, 2, 3]], "ours": [[1, 2]]},
+        {"stock": [[1, 2], [1]], "ours": [[1], [1, 2]]},  # no round that both have
     ],
 )
 def test_what_cannot_be_compared_is_left_out(ttfts):
     assert summary_of(rounds_of(ttfts)) == {}
+
+
+def test_a_round_that_was_cut_off_does_not_count():
+    rounds = rounds_of({"stock": [[9, 100, 300]], "ours": [[9, 80]]})
+    assert summary_of(rounds)["a load"]["mean_ttft_ms"]["arms"] == {"stock": 100, "ours": 80}
 
 
 @pytest.mark.parametrize(
