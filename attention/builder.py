@@ -145,7 +145,7 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
             groups = step.kept.get(key)
         if groups is None:
             shared = self._shared_metadata(step, split, common)
-            groups = [shared.copy() for _ in step.inputs.block_tables]
+            groups = [shared.copy() for _ in range(step.slot.layout.num_groups)]
             self._add_groups(groups, step, split)
             if step.uniform:
                 step.kept[key] = groups

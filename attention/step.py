@@ -105,7 +105,7 @@ class GDNStep:
         tables, layout = self.slot.host_tables, self.slot.layout
         requests, decodes, seqs = split.non_spec, split.num_decodes, len(split.non_spec)
         starts, state_indices = tables["query_start_loc"], tables["state_indices"]
-        self.inputs.write_first_blocks(requests.rows, seqs, state_indices)
+        self.inputs.write_blocks(requests.rows, state_indices[:, :seqs, None])
         if not layout.has_prefills:  # one token each
             starts[:seqs] = layout.arange[:seqs]
             starts[seqs:] = seqs
@@ -125,7 +125,7 @@ class GDNStep:
         lengths = tables["spec_actual_seq_lengths"]  # the start is 0, as is padding
         lengths[1 : count + 1] = spec.lengths
         tables["num_accepted_tokens"][:count] = inputs.num_accepted_tokens[spec.rows]
-        inputs.write_spec_blocks(spec.rows, count, tables["spec_state_indices"])
+        inputs.write_blocks(spec.rows, tables["spec_state_indices"][:, :count])
         token_indx, others = tables["token_indx"], split.num_prefill_tokens
         if others == 0:
             tables["spec_sequence_masks"][:count] = True
@@ -145,8 +145,8 @@ class GDNStep:
         tables = self.slot.host_tables
         # The layer puts what comes before a rank's part where the convolution finds it.
         tables["has_initial_state"][: len(split.non_spec)] = True
-        prefills = split.prefills
-        self.inputs.write_first_blocks(prefills.rows, len(prefills), tables["shared_state_indices"])
+        prefills, indices = split.prefills, tables["shared_state_indices"]
+        self.inputs.write_blocks(prefills.rows, indices[:, : len(prefills), None])
         fill_context_parallel(tables, split)
 
     def _used_elements(self, split: BatchSplit) -> int:

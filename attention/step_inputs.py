@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from vllm.v1.attention.backends.utils import NULL_BLOCK_ID
 
+from ascend_gdn.attention.block_tables import BlockTables
 from ascend_gdn.attention.context_parallel import ContextParallelBatch
 
 
@@ -16,8 +16,8 @@ from ascend_gdn.attention.context_parallel import ContextParallelBatch
 class StepInputs:
     """What a step takes from the runner's host buffers, beside what a builder is given."""
 
-    block_tables: Sequence[np.ndarray]
-    """A group each: [>= R, blocks] int32, the state blocks of each request."""
+    block_tables: BlockTables | None
+    """The state blocks of each request; None for a dummy batch, whose blocks are null."""
     num_accepted_tokens: np.ndarray | None = None
     """[>= R] integer: tokens that each request kept of its last step; None without speculative
     decoding."""
@@ -27,31 +27,19 @@ class StepInputs:
     context_parallel: ContextParallelBatch | None = None
     """The whole batch, of which this rank has a part; None without prefill context parallelism."""
 
-    def without_requests(self) -> StepInputs:
-        """Return inputs of the same shapes for a dummy batch: null blocks, nothing accepted."""
-        accepted = self.num_accepted_tokens
-        return StepInputs(
-            [np.full_like(table, NULL_BLOCK_ID) for table in self.block_tables],
-            None if accepted is None else np.ones_like(accepted),
-        )
+    @classmethod
+    def without_requests(cls, num_accepted_tokens: np.ndarray | None) -> StepInputs:
+        """Return inputs for a dummy batch: null blocks, nothing accepted."""
+        accepted = num_accepted_tokens
+        return cls(None, None if accepted is None else np.ones_like(accepted))
 
-    def write_first_blocks(self, rows: np.ndarray | slice, count: int, out: np.ndarray) -> None:
-        """Write [groups, :count] int32: the block of each of ``rows`` with its running state."""
-        column: np.ndarray | int = 0
-        if self.state_columns is not None:
-            column, rows = self.state_columns[rows], _as_array(rows)
-        for group, table in enumerate(self.block_tables):
-            out[group, :count] = table[rows, column]
-
-    def write_spec_blocks(self, rows: np.ndarray | slice, count: int, out: np.ndarray) -> None:
-        """Write [groups, :count, K + 1]: that block and those behind it, for a draft each."""
-        columns: np.ndarray | slice = slice(0, out.shape[-1])
+    def write_blocks(self, rows: np.ndarray | slice, out: np.ndarray) -> None:
+        """Write [groups, n, W] int32: the block of each of the n ``rows`` with its running state,
+        and those behind it."""
+        if self.block_tables is None:
+            out[...] = NULL_BLOCK_ID
+            return
+        columns = None
         if self.state_columns is not None:
             columns = self.state_columns[rows, None] + np.arange(out.shape[-1])
-            rows = _as_array(rows)[:, None]
-        for group, table in enumerate(self.block_tables):
-            out[group, :count] = table[rows, columns]
-
-
-def _as_array(rows: np.ndarray | slice) -> np.ndarray:
-    return np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        self.block_tables.gather(rows, columns, out)

@@ -11,6 +11,7 @@ import numpy as np
 from vllm.logger import init_logger
 from vllm.v1.core.sched.output import SchedulerOutput
 
+from ascend_gdn.attention.block_tables import BlockTables
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
 from ascend_gdn.attention.stats import GDNStats
 from ascend_gdn.attention.step import GDNSteps
@@ -82,6 +83,7 @@ class StepModelRunnerMixin(LeftOutRequestsMixin, PrefillsNeedNoGraphMixin):
             return
         first = builders[0][1]
         groups = sorted({kv_cache_group for kv_cache_group, _ in builders})
+        self._tables_seen = None
         text, parallel = self.model_config.hf_text_config, self.parallel_config
         value_heads = text.linear_num_value_heads // parallel.tensor_parallel_size
         in_parts = parallel.prefill_context_parallel_size > 1
@@ -116,15 +118,17 @@ class StepModelRunnerMixin(LeftOutRequestsMixin, PrefillsNeedNoGraphMixin):
 
     def _gdn_step_inputs(self, groups: list[int], idle: bool) -> StepInputs:
         """What a step takes from the runner's host buffers (gpu_model_runner.py, 0.23.0)."""
-        batch = self.input_batch
-        inputs = StepInputs(
-            block_tables=[batch.block_table[group].get_numpy_array() for group in groups],
-            # _prepare_inputs waits for the counts of the last step, and brings them to this one's
-            # rows: the host's are exact.
-            num_accepted_tokens=self.num_accepted_tokens.np if self.speculative_config else None,
-        )
+        # _prepare_inputs waits for the counts of the last step, and brings them to this one's rows:
+        # the host's are exact.
+        accepted = self.num_accepted_tokens.np if self.speculative_config else None
         if idle:
-            return inputs.without_requests()
+            return StepInputs.without_requests(accepted)
+        batch = self.input_batch
+        if batch.block_table is not self._tables_seen:  # vLLM makes them anew with the input batch
+            self._tables_seen = batch.block_table
+            arrays = [batch.block_table[group].get_numpy_array() for group in groups]
+            self._gdn_block_tables = BlockTables(arrays)
+        inputs = StepInputs(self._gdn_block_tables, accepted)
         if self.cache_config.mamba_cache_mode == "align":
             # Where preprocess_mamba has just put each request's state.
             columns = np.fromiter(map(self.mamba_state_idx.__getitem__, batch.req_ids), np.int64)

@@ -386,7 +386,7 @@ def test_missing_host_lengths_raise():
 
 def test_missing_accepted_counts_raise():
     ours = Ours(WORKLOADS[6])
-    inputs = StepInputs(ours.batch.block_tables)
+    inputs = StepInputs(ours.block_tables)
     ours.steps = GDNSteps(ours.steps.pool.layout, CPU, lambda idle: inputs, GDNStats())
     for group, builder in enumerate(ours.builders):
         builder.bind(ours.steps, group)

@@ -34,13 +34,17 @@ class StubRunner:
         self.builders_of_groups = builders_of_groups
         self.attn_groups = []
         self.seen = []
-        tables = [
-            SimpleNamespace(get_numpy_array=lambda group=group: np.full((8, 1), group + 10))
-            for group in range(len(builders_of_groups))
-        ]
-        self.input_batch = SimpleNamespace(block_table=tables, req_ids=["a", "b"])
+        self.new_input_batch(first_block=10)
         self.num_accepted_tokens = SimpleNamespace(np=np.full(8, 3))
         self.mamba_state_idx = {"b": 5, "a": 2}
+
+    def new_input_batch(self, first_block: int) -> None:
+        arrays = [
+            np.full((8, 1), first_block + group, dtype=np.int32)
+            for group in range(len(self.builders_of_groups))
+        ]
+        tables = [SimpleNamespace(get_numpy_array=lambda array=array: array) for array in arrays]
+        self.input_batch = SimpleNamespace(block_table=tables, req_ids=["a", "b"])
 
     def initialize_metadata_builders(self, kv_cache_config, kernel_block_sizes) -> None:
         self.attn_groups = [
@@ -155,9 +159,15 @@ def test_a_dummy_run_opens_idle_steps(runner, gdn_builders):
     assert not runner.seen[1].idle
 
 
+def first_blocks(inputs):
+    out = np.full((2, 1, 1), -1, dtype=np.int32)
+    inputs.write_blocks(slice(0, 1), out)
+    return out.ravel().tolist()
+
+
 def test_inputs_of_a_step(runner):
     inputs = runner._gdn_step_inputs([0, 2], idle=False)
-    assert [table[0, 0] for table in inputs.block_tables] == [10, 12]
+    assert first_blocks(inputs) == [10, 12]
     assert inputs.num_accepted_tokens is None
     assert inputs.state_columns is None
     runner.speculative_config = object()
@@ -167,9 +177,23 @@ def test_inputs_of_a_step(runner):
     assert inputs.state_columns.tolist() == [2, 5]
     runner.mamba_state_idx.clear()
     inputs = runner._gdn_step_inputs([0, 2], idle=True)
-    assert not np.concatenate(inputs.block_tables).any()
+    assert first_blocks(inputs) == [0, 0]
     assert (inputs.num_accepted_tokens == 1).all()
     assert inputs.state_columns is None
+
+
+def test_block_tables_that_the_runner_made_anew(runner, gdn_builders):
+    def indices():
+        common = Batch(Workload("decode", [1], [9])).common_metadata()
+        build = gdn_builders[1].build
+        metadata = runner._build_attention_metadata(lambda _: build(0, common[0]))
+        return metadata.non_spec_state_indices_tensor.tolist()
+
+    assert indices() == [12]
+    runner.new_input_batch(first_block=20)
+    assert indices() == [22]
+    runner.input_batch.block_table[2].get_numpy_array()[:] = 7
+    assert indices() == [7]
 
 
 def test_on_cpu_the_host_fills_the_tables_whoever_is_asked(runner, gdn_builders):

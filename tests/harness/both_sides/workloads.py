@@ -13,6 +13,7 @@ from vllm.v1.attention.backend import CommonAttentionMetadata
 from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata, GDNAttentionMetadataBuilder
 from vllm.v1.kv_cache_interface import MambaSpec
 
+from ascend_gdn.attention.block_tables import BlockTables
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
 from ascend_gdn.attention.cpu import StepCPUGDNAttentionMetadataBuilder
 from ascend_gdn.attention.stats import GDNStats
@@ -235,6 +236,7 @@ class Ours(Side):
             cumsum_block=cumsum_block_size(VALUE_HEADS),
             num_spec=workload.num_spec,
         )
+        self.block_tables = BlockTables(self.batch.block_tables)
         self.stats = GDNStats()
         rows = layout.max_seqs * (layout.num_spec + 1) * self.builder_cls.plans_decodes
         self.steps = GDNSteps(layout, device, self._inputs, self.stats, table_fill, rows)
@@ -243,11 +245,13 @@ class Ours(Side):
 
     def _inputs(self, idle: bool) -> StepInputs:
         batch = self.batch
-        inputs = StepInputs(list(batch.block_tables), batch.num_accepted_tokens)
+        if idle:
+            return StepInputs.without_requests(batch.num_accepted_tokens)
+        inputs = StepInputs(self.block_tables, batch.num_accepted_tokens)
         if batch.mamba_state_idx:  # as the runner has it
             columns = np.fromiter(map(batch.mamba_state_idx.__getitem__, batch.req_ids), np.int64)
             inputs = replace(inputs, state_columns=columns)
-        return inputs.without_requests() if idle else inputs
+        return inputs
 
     def step(self, common: list[CommonAttentionMetadata]) -> list[GDNAttentionMetadata]:
         with self.steps.open():
