@@ -31,7 +31,8 @@ NO_ROWS = TableRows(0, 0, 0)
 def fill_chunk_tables(
     buffer: np.ndarray, tables: HostTables, layout: TableLayout, lengths: np.ndarray
 ) -> TableRows:
-    """Write all chunk tables of sequences of ``lengths`` tokens; the rest becomes padding.
+    """Write all chunk tables of sequences of ``lengths`` tokens; the rest becomes padding, but for
+    ``GROUP_TABLES``.
 
     Args:
         buffer: [num_elements] int32, what ``tables`` are views of.
@@ -40,7 +41,7 @@ def fill_chunk_tables(
         lengths: [N] int32, none zero.
     """
     seqs = len(lengths)
-    buffer[: layout.num_fixed] = layout.padding
+    buffer[: layout.num_padded] = layout.padding
     counts = tables["prefill_offsets"][:, 1 : seqs + 1]
     chunks = (lengths + (CHUNK_SIZE - 1)) >> 6  # 64 is 2 ** 6
     counts[0] = chunks
@@ -69,7 +70,7 @@ def fill_cu_seqlens(
     Of these the host has ``chunk_indices_chunk64`` all the same, without padding, and does not send
     it: AscendC's operators take it from the host.
     """
-    sent = slice(layout.num_chunk_tables, layout.num_fixed)
+    sent = slice(layout.num_chunk_tables, layout.num_padded)
     buffer[sent] = layout.padding[sent]
     fill_offsets(tables["cu_seqlens"], lengths)
     longest = int(lengths[lengths.argmax()])

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import torch
+from vllm.v1.attention.backends.utils import NULL_BLOCK_ID
 
 from ascend_gdn.attention.errors import GDNContractError
 from ascend_gdn.attention.stats import GDNStats
-from ascend_gdn.attention.table_layout import TableLayout
+from ascend_gdn.attention.table_layout import GROUP_TABLES, TableLayout
 
 _POISON = -(2**31)
 
@@ -29,6 +30,7 @@ class Slot:
             twin = self.host_buffer if on_host else self.host_buffer.to(device)
         self.host = self.host_buffer.numpy()
         self.host_tables = layout.host_views(self.host_buffer)
+        self._written: tuple[int, ...] = (layout.max_seqs,) * len(GROUP_TABLES)
         self.copied = None if on_host else torch.Event(device=device)
         self.lay_over(twin)
 
@@ -38,6 +40,18 @@ class Slot:
         self.device_tables = self.layout.views(device_buffer)
         self._rows: dict[tuple[str, int], torch.Tensor] = {}
         self._group_rows: dict[tuple[str, int], tuple[torch.Tensor, ...]] = {}
+
+    def pad_after(self, *counts: int) -> None:
+        """Let the rows of each of ``GROUP_TABLES`` from its count on be padding.
+
+        Only those that the last step wrote are not: to write all takes 20 us with 48 groups.
+        """
+        if counts == self._written:
+            return
+        for table, count, written in zip(GROUP_TABLES, counts, self._written, strict=True):
+            if count < written:
+                self.host_tables[table][:, count:written] = NULL_BLOCK_ID
+        self._written = counts
 
     def rows(self, table: str, count: int) -> torch.Tensor:
         """The first ``count`` rows of a table that has one a sequence, on the device.

@@ -81,9 +81,11 @@ class GDNStep:
             if device_fill is not None:
                 first_sent = slot.layout.num_chunk_tables
         else:
-            slot.host[: slot.layout.num_fixed] = slot.layout.padding
+            slot.host[: slot.layout.num_padded] = slot.layout.padding
             rows = NO_ROWS
-        if len(split.non_spec):
+        seqs, spec_seqs = len(split.non_spec), 0 if split.spec is None else len(split.spec)
+        slot.pad_after(seqs, split.num_prefills, spec_seqs)
+        if seqs:
             self._fill_non_spec(split)
         if split.spec is not None:
             self._fill_spec(split)

@@ -85,9 +85,6 @@ TABLES = (
     Table("cu_seqlens", lambda t: t.offsets(t.prefills), "chunk kernels: all"),
     Table("query_start_loc", lambda t: (t.max_seqs + 2,), "convolution, decodes: all"),
     Table("has_initial_state", lambda t: (t.prefills,), "convolution, prefill: all", torch.bool),
-    Table("state_indices", lambda t: (t.num_groups, t.max_seqs), "convolution, decodes: all"),
-    Table("prefill_state_indices", lambda t: (t.num_groups, t.prefills),
-          "prefill: all; indexing takes int64 without converting it in every layer", torch.int64),
     Table("spec_query_start_loc", lambda t: t.offsets(t.verifying), "speculative: all"),
     # Start, then the length of each request.
     Table("spec_actual_seq_lengths", lambda t: (t.verifying + (t.verifying > 0),),
@@ -95,8 +92,6 @@ TABLES = (
     Table("num_accepted_tokens", lambda t: (t.verifying,), "speculative: all",
           padding=lambda t: 1),
     Table("spec_sequence_masks", lambda t: (t.verifying,), "vLLM's layers", torch.bool),
-    Table("spec_state_indices", lambda t: (t.num_groups, t.verifying, t.num_spec + 1),
-          "speculative: all"),
     # Prefill context parallelism: ``ContextParallelTables``.
     Table("shared_state_indices", lambda t: (t.num_groups, t.shared), "Ascend: context_parallel"),
     Table("shared_has_initial_state", lambda t: (t.shared,), "the same", torch.bool),
@@ -104,9 +99,18 @@ TABLES = (
     Table("conv_last_rows", lambda t: (t.shared * t.conv_history,), "the same"),
     Table("conv_past_rows", lambda t: (t.shared * t.conv_history,), "the same"),
     Table("conv_final_rows", lambda t: (t.shared * t.conv_history,), "the same"),
+    # Large with many groups: ``GROUP_TABLES``.
+    Table("state_indices", lambda t: (t.num_groups, t.max_seqs), "convolution, decodes: all"),
+    Table("prefill_state_indices", lambda t: (t.num_groups, t.prefills),
+          "prefill: all; indexing takes int64 without converting it in every layer", torch.int64),
+    Table("spec_state_indices", lambda t: (t.num_groups, t.verifying, t.num_spec + 1),
+          "speculative: all"),
     # Last what grows with the tokens: a step sends it as far as it fills it.
     Table("token_indx", lambda t: (t.max_tokens * (t.num_spec > 0),), "speculative: all"),
 )  # fmt: skip
+
+GROUP_TABLES = "state_indices", "prefill_state_indices", "spec_state_indices"
+"""[groups, requests, ...]: up to 1 MB with 48 groups, nearly all padding. A slot keeps that."""
 
 
 @dataclass(frozen=True)
@@ -195,13 +199,18 @@ class TableLayout:
         return self.places["token_indx"].start
 
     @cached_property
+    def num_padded(self) -> int:
+        """Elements before ``GROUP_TABLES``: padding, before a step fills them."""
+        return self.places[GROUP_TABLES[0]].start
+
+    @cached_property
     def padding(self) -> np.ndarray:
-        """[num_fixed] int32, read-only: the buffer of a step without requests."""
+        """[num_padded] int32, read-only: those of a step without requests."""
         buffer = torch.zeros(self.num_elements, dtype=torch.int32)
         views = self.host_views(buffer)
         for table in TABLES:
             views[table.name][...] = table.padding(self)
-        return _read_only(buffer.numpy()[: self.num_fixed])
+        return _read_only(buffer.numpy()[: self.num_padded])
 
     @cached_property
     def arange(self) -> np.ndarray:

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from ascend_gdn.attention.block_tables import BlockTables
 from ascend_gdn.attention.chunk_plan import fill_chunk_tables
 from ascend_gdn.attention.stats import GDNStats
 from ascend_gdn.attention.step import GDNSteps
-from ascend_gdn.attention.table_layout import TableLayout
+from ascend_gdn.attention.table_layout import GROUP_TABLES, TableLayout
 from both_sides.workloads import DECODE_WORKLOADS, WORKLOADS, Batch, Ours, OursOnCuda, Workload
 
 from ..attention.reference import reference_tables
@@ -108,6 +109,34 @@ def test_all_that_is_written_is_sent(mocker, workload, make):
     (publish,) = (spy for spy in sent if spy.call_count)
     slot, num_elements = publish.call_args.args[:2]
     assert np.flatnonzero(slot.host != POISON).max() < num_elements
+
+
+SHAPES = (
+    MIXED,
+    DECODE_WORKLOADS[4],
+    Workload("drafts", [4] * 5, [9] * 5, [3] * 5),
+    Workload("decodes", [1] * 9, [9] * 9),
+    Workload("prompts", [70, 5], [0, 0]),
+    Workload("a draft", [4], [9], [3]),
+    Workload("a decode, a prompt", [1, 90], [9, 0]),
+)
+
+
+def test_rows_behind_those_of_a_step_are_padding_whatever_came_before():
+    def build(side, workload):
+        side.batch = Batch(workload)
+        side.block_tables = BlockTables(side.batch.block_tables)
+        side.step(side.batch.common_metadata())
+        pool = side.steps.pool if 0 in workload.context_lens else side.steps.decode_pool
+        return pool._slots[pool._next - 1]
+
+    side, rng = Ours(MIXED), np.random.default_rng(0)
+    for shape in rng.integers(len(SHAPES), size=60):
+        slot, expected = build(side, SHAPES[shape]), build(Ours(MIXED), SHAPES[shape])
+        for table in GROUP_TABLES:
+            found = slot.host_tables[table]
+            np.testing.assert_array_equal(found, expected.host_tables[table], SHAPES[shape].name)
+            assert (found >= 0).all()  # what a new slot is filled with is negative
 
 
 def test_closed_steps_hold_no_metadata():

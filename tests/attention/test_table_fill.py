@@ -81,4 +81,4 @@ def test_what_is_sent_for_the_kernel_equals_the_host_fill(lengths):
     chunk_indices = slice(0, 2 * rows[0].chunk64)
     np.testing.assert_array_equal(buffers[0][chunk_indices], buffers[1][chunk_indices])
     assert (buffers[0][chunk_indices.stop : made] == POISON).all()
-    assert not (buffers[1][: LAYOUT.num_fixed] == POISON).any()
+    assert not (buffers[1][: LAYOUT.num_padded] == POISON).any()
