@@ -41,13 +41,17 @@ class BlockTables:
             columns: [n, W] int64, of each row; None for the first W.
             out: [groups, n, W] int32, to write.
         """
-        if columns is None:
-            if isinstance(rows, slice) and rows.start == 0:
-                np.concatenate(self._first_rows(*out.shape[1:]), out=out)
-                return
-            columns = np.arange(out.shape[-1])
         if isinstance(rows, slice):
+            if columns is None:
+                blocks = self._first_rows(rows.stop, out.shape[-1])
+                if rows.start == 0:
+                    np.concatenate(blocks, out=out)
+                else:
+                    out[...] = np.concatenate(blocks)[:, rows]
+                return
             rows = np.arange(rows.start, rows.stop)
+        if columns is None:
+            columns = np.arange(out.shape[-1])
         places = np.ravel_multi_index((rows[:, None], columns), self.shape)[None]
         np.concatenate([table[places] for table in self._flat], out=out)
 

@@ -55,6 +55,15 @@ def test_cases(lengths, context, rows, decodes):
     assert result.num_prefill_tokens == sum(lengths[row] for row in rows[decodes:])
 
 
+@pytest.mark.parametrize("drafts", [None, [3, 3, -1, -1]])
+def test_with_nothing_but_padding_behind_them_the_rows_are_a_range(drafts):
+    result = split([4, 4, 0, 0], [9, 9, 0, 0], drafts)
+    requests = result.non_spec if drafts is None else result.spec
+    assert requests.rows == slice(0, 2)
+    assert requests.lengths.tolist() == [4, 4]
+    assert result.spec_first == (drafts is not None)
+
+
 def test_everything_beside_speculative_requests_prefills():
     result = split([4, 1, 4, 0, 100], [50, 60, 70, 0, 0], drafts=[3, -1, 3, -1, -1])
     assert result.spec.rows.tolist() == [0, 2]
