@@ -85,38 +85,26 @@ class StepAscendGDNAttentionMetadataBuilder(
         lengths[0] = 0
         return lengths
 
-    def build(
+    def _build_first(
         self,
-        common_prefix_len: int,
-        common_attn_metadata: CommonAttentionMetadata,
-        num_accepted_tokens: torch.Tensor | None = None,
-        num_decode_draft_tokens_cpu: torch.Tensor | None = None,
-        fast_build: bool = False,
+        step: GDNStep,
+        common: CommonAttentionMetadata,
+        num_accepted_tokens: torch.Tensor | None,
+        draft_tokens: torch.Tensor | None,
     ) -> GDNAttentionMetadata:
-        """Build the metadata of this group for the open step.
-
-        Raises:
-            GDNContractError: outside an open step, or beyond the pool's capacity.
-        """
-        step, common = self._open_step(), common_attn_metadata
-        split = self._split(step, common, num_decode_draft_tokens_cpu)
-        if self._is_planned(split):
-            return super().build(common_prefix_len, common)
+        """As the step's, or vLLM-Ascend's, which every group's builder makes."""
+        if self._is_planned(self._split(step, common, draft_tokens)):
+            return super()._build_first(step, common, num_accepted_tokens, draft_tokens)
         if step.idle:
-            num_decode_draft_tokens_cpu = self._dummy_drafts(common)
-            if num_decode_draft_tokens_cpu is not None:
+            draft_tokens = self._dummy_drafts(common)
+            if draft_tokens is not None:
                 # vLLM-Ascend's dummy run passes none (model_runner_v1.py, 0.23.0).
                 num_accepted_tokens = common.query_start_loc.new_ones(common.num_reqs)
             # The runner's table may still name the blocks of requests that are gone.
             table = torch.zeros_like(common.block_table_tensor)
             common = replace(common, block_table_tensor=table)
         return AscendGDNAttentionMetadataBuilder.build(
-            self,
-            common_prefix_len,
-            common,
-            num_accepted_tokens,
-            num_decode_draft_tokens_cpu,
-            fast_build,
+            self, 0, common, num_accepted_tokens, draft_tokens
         )
 
     def _split_batch(
@@ -149,17 +137,22 @@ class StepAscendGDNAttentionMetadataBuilder(
     def _add_groups(self, groups: list[Any], step: GDNStep, split: BatchSplit) -> None:
         super()._add_groups(groups, step, split)
         decodes, slot = split.num_decodes, step.slot
-        for group, metadata in enumerate(groups):
-            if isinstance(split, ContextParallelSplit):
+        if isinstance(split, ContextParallelSplit):
+            for group, metadata in enumerate(groups):
                 metadata.context_parallel = tables_of(slot, split, group)
-            if decodes > 0:
-                metadata.decode_state_indices = slot.group_rows("state_indices", decodes)[group]
-            if split.spec is None:
-                continue
-            if split.is_uniform(self.num_spec):
-                metadata.spec_token_state_indices = metadata.spec_state_indices_tensor.view(-1)
-            else:
-                self._add_ragged(metadata, slot, group, len(split.spec))
+        if decodes > 0:
+            views = slot.group_rows("state_indices", decodes)
+            for metadata, indices in zip(groups, views, strict=True):
+                metadata.decode_state_indices = indices
+        if split.spec is None:
+            return
+        if split.is_uniform(self.num_spec):
+            views = slot.group_rows("spec_token_state_indices", split.num_spec_tokens)
+            for metadata, indices in zip(groups, views, strict=True):
+                metadata.spec_token_state_indices = indices
+            return
+        for group, metadata in enumerate(groups):
+            self._add_ragged(metadata, slot, group, len(split.spec))
 
     def _add_ragged(self, metadata: Any, slot: Slot, group: int, requests: int) -> None:
         tables = slot.host_tables

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from vllm.v1.attention.backend import CommonAttentionMetadata
-from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadataBuilder
+from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata, GDNAttentionMetadataBuilder
 
 from ascend_gdn.attention.batch_split import BatchSplit, split_batch
 from ascend_gdn.attention.errors import GDNContractError
@@ -45,21 +45,32 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         num_accepted_tokens: torch.Tensor | None = None,
         num_decode_draft_tokens_cpu: torch.Tensor | None = None,
         fast_build: bool = False,
-    ) -> StepGDNAttentionMetadata:
+    ) -> GDNAttentionMetadata:
         """Build the metadata of this group for the open step.
 
         Raises:
             GDNContractError: outside an open step, or beyond the pool's capacity.
         """
-        steps, common = self._steps, common_attn_metadata
+        steps = self._steps
         # A call spared: with 48 groups each costs a step 5 us.
         step = self._open_step() if steps is None or steps.current is None else steps.current
-        if step.groups is not None:  # another group's builder made them
-            if step.chunk is not None:
-                step.stats.plans_reused += 1
-            return step.groups[self._group]
+        if step.groups is None:
+            drafts = num_decode_draft_tokens_cpu
+            return self._build_first(step, common_attn_metadata, num_accepted_tokens, drafts)
+        if step.chunk is not None:
+            step.stats.plans_reused += 1
+        return step.groups[self._group]
+
+    def _build_first(
+        self,
+        step: GDNStep,
+        common: CommonAttentionMetadata,
+        num_accepted_tokens: torch.Tensor | None,
+        draft_tokens: torch.Tensor | None,
+    ) -> GDNAttentionMetadata:
+        """Make what the builders of all groups hand out."""
         started = perf_counter_ns()
-        split = self._split(step, common, num_decode_draft_tokens_cpu)
+        split = self._split(step, common, draft_tokens)
         step.plan(split, self.chunk_cls)
         step.groups = groups = self._groups(step, split, common)
         if step.chunk is not None:

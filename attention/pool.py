@@ -38,6 +38,9 @@ class Slot:
         """Let ``device_buffer`` ([num_elements] int32) be the twin."""
         self.device_buffer = device_buffer
         self.device_tables = self.layout.views(device_buffer)
+        # As Ascend's operator takes it: a block a token, if all that verify drafts have as many.
+        by_token = self.device_tables["spec_state_indices"].flatten(1)
+        self.device_tables["spec_token_state_indices"] = by_token
         self._rows: dict[tuple[str, int], torch.Tensor] = {}
         self._group_rows: dict[tuple[str, int], tuple[torch.Tensor, ...]] = {}
 
