@@ -42,6 +42,8 @@ def channels_first(conv_states: torch.Tensor) -> torch.Tensor:
 class StepCudaGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAttention):
     """vLLM's layer, its prefill driven by the step's metadata."""
 
+    _prefill_kernels_warmed_up: bool
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # As the worker has settled it: vLLM's layer takes what it does not know for "triton".
