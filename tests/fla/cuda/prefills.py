@@ -117,10 +117,10 @@ class Prefills:
         """The same in float64, token by token, by vLLM's formulas."""
         lengths, (key_dim, value_dim) = self.case.lengths, self.case.dims
         keys = self.key_heads * key_dim
-        conv_states, states = self.conv_states.cpu().double(), self.states.cpu().double()
-        x, b, a, _ = (part.cpu().double() for part in self.x)
-        weight = self.weight.cpu().double()[:, 0]
-        decays = -self.A_log.cpu().double().exp() * softplus(a + self.dt_bias.cpu().double())
+        conv_states, states = self.conv_states.double(), self.states.double()
+        x, b, a, _ = (part.double() for part in self.x)
+        weight = self.weight.double()[:, 0]
+        decays = -self.A_log.double().exp() * softplus(a + self.dt_bias.double())
         betas, outs, start = b.sigmoid(), [], 0
         for seq, length in enumerate(lengths):
             own = slice(start, start + length)
@@ -135,7 +135,7 @@ class Prefills:
                 padded[:, tap : tap + length] * weight[:, tap, None] for tap in range(WIDTH)
             )
             if self.bias is not None:
-                mixed = mixed + self.bias.cpu().double()[:, None]
+                mixed = mixed + self.bias.double()[:, None]
             mixed = (mixed * mixed.sigmoid()).T
             q, k = (
                 part / (part.square().sum(-1, keepdim=True) + 1e-6).sqrt()
@@ -180,10 +180,10 @@ def errors(prefills: Prefills, found: SimpleNamespace) -> tuple[float, float]:
             assert torch.equal(bits(after[others]), bits(before[others]))
     assert torch.equal(
         found.conv_states[touched].cpu().double()[..., : WIDTH - 1],
-        expected.conv_states[touched][..., : WIDTH - 1],
+        expected.conv_states[touched].cpu()[..., : WIDTH - 1],
     )
     return (
-        relative_error(found.out[tokens.to(found.out.device)], expected.out[tokens]),
+        relative_error(found.out.cpu()[tokens], expected.out.cpu()[tokens]),
         relative_error(found.states[touched], expected.states[touched]),
     )
 
