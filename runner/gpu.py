@@ -11,11 +11,14 @@ from ascend_gdn.runner.checks.gpu_refusals import refuse_unsupported_on_gpu, set
 from ascend_gdn.runner.checks.gpu_seams import gpu_seams
 from ascend_gdn.runner.checks.seams import check_seams
 from ascend_gdn.runner.model_runner import WARM_UP_TOKENS, StepModelRunnerMixin
+from ascend_gdn.runner.upstream.late_compiles import CompiledAtStartMixin
 from ascend_gdn.runner.upstream.ordered_state_copies import OrderedStateCopiesMixin
 from ascend_gdn.runner.worker import StepWorkerMixin
 
 
-class StepGPUModelRunner(OrderedStateCopiesMixin, StepModelRunnerMixin, GPUModelRunner):
+class StepGPUModelRunner(
+    CompiledAtStartMixin, OrderedStateCopiesMixin, StepModelRunnerMixin, GPUModelRunner
+):
     """vLLM's model runner, opening a GDN step around each metadata build."""
 
     def warm_up_prefill(self) -> None:
@@ -31,6 +34,8 @@ class StepGPUModelRunner(OrderedStateCopiesMixin, StepModelRunnerMixin, GPUModel
             create_mixed_batch=True,
             skip_eplb=True,
         )
+        if self.model_config.enforce_eager:  # else once there are graphs
+            self.run_made_up_requests()
 
 
 class GPUWorker(StepWorkerMixin, Worker):

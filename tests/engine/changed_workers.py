@@ -12,6 +12,7 @@ from vllm.v1.worker.cpu_worker import CPUWorker as VllmCPUWorker
 
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
 from ascend_gdn.runner.cpu import CPUWorker, StepCPUModelRunner
+from ascend_gdn.runner.upstream.late_compiles import CompiledAtStartMixin
 from ascend_gdn.runner.upstream.moe_activation import ContextFreeSiluAndMul
 from ascend_gdn.runner.worker import register_out_of_tree
 
@@ -50,6 +51,18 @@ class DroppingWorker(CPUWorker):
 class ReplayingWorker(CPUWorker):
     def make_model_runner(self):
         return ReplayingRunner(self.vllm_config, torch.device("cpu"))
+
+
+class MadeUpRequestsRunner(CompiledAtStartMixin, StepCPUModelRunner):
+    """As on a GPU, where Triton's kernels are compiled by them."""
+
+    def warm_up_prefill(self) -> None:
+        super().warm_up_prefill()
+        self.run_made_up_requests()
+
+
+class MadeUpRequestsWorker(CPUWorker):
+    model_runner_cls = MadeUpRequestsRunner
 
 
 class AmxWorker(CPUWorker):

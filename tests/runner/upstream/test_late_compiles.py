@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which steps of made-up requests are run; tests/engine has them run, tests/gpu what they do."""
+
+from __future__ import annotations
+
+import pytest
+
+from ascend_gdn.runner.upstream.late_compiles import arrivals, lengths
+
+
+def kind(number: int) -> int | str:
+    """What Triton compiles a kernel of its own for."""
+    return 1 if number == 1 else "multiple" if number % 16 == 0 else "other"
+
+
+@pytest.mark.parametrize("largest", [8192, 3000, 100, 16, 5])
+def test_lengths_are_of_all_kinds_up_to_the_largest(largest):
+    found = list(lengths(largest))
+    assert all(1 <= length <= largest for length in found)
+    assert len(found) < 80
+    assert 1 in found
+    if largest >= 24:
+        assert {length % 16 for length in found} >= {0, 8, 1}
+        assert max(found) > largest * 2 / 3
+
+
+def test_requests_and_tokens_of_a_step_are_of_all_kinds():
+    found = list(arrivals(256, 8192, 4000))
+    assert {kind(len(each.lengths)) for each in found if each.lengths} == {1, "multiple", "other"}
+    assert {kind(sum(each.lengths)) for each in found if each.lengths} == {1, "multiple", "other"}
+    assert max(len(each.lengths) for each in found) == 256
+    assert max(sum(each.lengths) for each in found) == 8192
+
+
+@pytest.mark.parametrize(
+    ("max_seqs", "max_tokens", "max_len"), [(256, 8192, 100), (5, 70, 296), (1, 16, 8), (3, 4, 4)]
+)
+def test_a_step_is_never_too_large(max_seqs, max_tokens, max_len):
+    for each in arrivals(max_seqs, max_tokens, max_len):
+        assert len(each.lengths) <= max_seqs
+        assert sum(each.lengths) <= max_tokens
+        assert all(0 < length <= max_len for length in each.lengths)
