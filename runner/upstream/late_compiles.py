@@ -60,7 +60,8 @@ def arrivals(max_seqs: int, max_tokens: int, max_len: int) -> Iterator[Arrivals]
             fit = min(requests, max_seqs, max_tokens // 2)
             yield Arrivals([2] * fit, sampling)
             yield Arrivals([])  # decodes alone
-            yield Arrivals([2] * (fit // 2), sampling)  # and then prefills beside as many
+            yield Arrivals([2] * fit, sampling)
+            yield Arrivals([2], sampling)  # decodes before a prefill
     for tokens in lengths(min(max_tokens, max_seqs * max_len)):
         parts = cdiv(tokens, max_len)
         yield Arrivals([(tokens + part) // parts for part in range(parts)])
@@ -68,14 +69,16 @@ def arrivals(max_seqs: int, max_tokens: int, max_len: int) -> Iterator[Arrivals]
 
 
 def lengths(largest: int) -> Iterator[int]:
-    """Of steps: what vLLM's experts have configurations for, a multiple of 16, of 8, and of none.
+    """Of steps: whatever vLLM's experts have kernels of their own for (fused_moe.py).
 
-    Their kernel takes tokens times experts a token, ten with Qwen3-Next (fused_moe.py).
+    Their numbers of tokens are looked up with steps as wide as these, or have bounds at them. Of
+    two integers it matters whether they are multiples of 16: tokens times experts a token, and that
+    less the number of experts. Either is with one of these remainders, and neither with another.
     """
-    yield 1
+    yield from range(1, min(largest, 15) + 1)
     near = 16
     while near <= largest:
-        for more in (0, 8, 1):
+        for more in (0, 1, 2, 3, 4, 8):
             yield near + more if near + more <= largest else near + more - 16
         near += near // 2 if near.bit_count() == 1 else near // 3  # 16, 24, 32, 48, 64, ...
 

@@ -17,7 +17,7 @@ from .test_engine import DECODE_GRAPHS, EAGER, MTP, OUR_WORKER, PIECEWISE_GRAPHS
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 
-JOB = Path(__file__).with_name("lengths_job.py")
+JOB = Path(__file__).parents[1] / "engine" / "lengths_job.py"
 STEPS = 200
 FLASH = {"attention_backend": "FLASH_ATTN"}
 

@@ -17,11 +17,24 @@ def kind(number: int) -> int | str:
 def test_lengths_are_of_all_kinds_up_to_the_largest(largest):
     found = list(lengths(largest))
     assert all(1 <= length <= largest for length in found)
-    assert len(found) < 80
-    assert 1 in found
-    if largest >= 24:
-        assert {length % 16 for length in found} >= {0, 8, 1}
-        assert max(found) > largest * 2 / 3
+    assert len(found) < 140
+    assert set(found) >= set(range(1, min(largest, 16) + 1))
+    assert max(found) > largest * 2 / 3
+
+
+@pytest.mark.parametrize(
+    ("experts", "each"), [(512, 10), (256, 8), (128, 8), (64, 6), (60, 4), (32, 10), (8, 2), (2, 2)]
+)
+@pytest.mark.parametrize("bounds", [(65, 96), (97, 128), (129, 512), (513, 767), (3585, 8192)])
+def test_experts_meet_all_kinds_of_integers_that_there_are(experts, each, bounds):
+    def kinds(lengths):
+        return {
+            (length * each % 16 == 0, (length * each - experts) % 16 == 0) for length in lengths
+        }
+
+    first, last = bounds
+    found = [length for length in lengths(8192) if first <= length <= last]
+    assert kinds(found) == kinds(range(first, last + 1))
 
 
 def test_requests_and_tokens_of_a_step_are_of_all_kinds():
