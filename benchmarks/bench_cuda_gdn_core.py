@@ -1,21 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """The device's time for one GDN layer's prefill on CUDA: our kernels against vLLM 0.23.0's.
 
-    benchmarks/bench_cuda_gdn_core.py [--rounds 5] [--json FILE] [--kernels]
+    benchmarks/bench_cuda_gdn_core.py [--rounds 3] [--ranks 1 4] [--json FILE] [--kernels]
 
 The sum over all kernels between projection and norm, by torch's profiler, at Qwen3-Next's heads on
-one rank and on a rank of four. The sides take turns. "floor" is what the card needs to read the
-inputs and write the outputs and states once each, at the rate of a large copy measured beside.
+one rank and on a rank of four; "rule" is what of it is neither convolution nor gates: the chunked
+rule, and the states' way from and to their blocks. Where FlashInfer is installed, with it both in
+vLLM's layer and in ours; where fla-core is, its chunked rule alone. The sides take turns.
+
+Beside it what the card needs at least: "bytes", to read the inputs and write the outputs and states
+once each, at the rate of a large copy; "flops", for the rule's products by chunks of 64, at the
+rate of a large product of bfloat16.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from statistics import geometric_mean, median
 
 import torch
 from torch.autograd import DeviceType
+from torch.nn.functional import normalize
 from torch.profiler import ProfilerActivity, profile
 
 import harness_path  # noqa: F401
@@ -27,6 +36,10 @@ from command_line import parser_of, require_cuda
 DEVICE = torch.device("cuda")
 BLOCKS = 1 + 256  # of the first group, a block a request
 CALLS = 5
+CHUNK = 64
+MARK = "spin_kernel"
+CONVOLUTION = "conv"
+"""In the names of the kernels, of both sides, that convolve or make gates."""
 WORKLOADS = (
     prefills("1 x 512", [512]),
     prefills("1 x 2048", [2048]),
@@ -37,96 +50,161 @@ WORKLOADS = (
     prefills("64 x 128", [128] * 64),
 )
 
+Call = Callable[[], object]
 
-def device_us(layer, metadata, activations: Activations) -> Counter[str]:
-    """Microseconds a call of each kernel."""
-    with torch.inference_mode(), forward_context(metadata):
-        layer._forward_core(*activations.arguments())
+
+def device_us(calls: list[Call]) -> list[Counter[str]]:
+    """Microseconds of each kernel of each call."""
+    with torch.inference_mode():
+        for call in calls:
+            call()
         torch.cuda.synchronize()
         with profile(activities=[ProfilerActivity.CUDA]) as trace:
-            for _ in range(CALLS):
-                layer._forward_core(*activations.arguments())
+            for call in calls:
+                torch.cuda._sleep(1)  # a kernel to tell them apart by
+                for _ in range(CALLS):
+                    call()
             torch.cuda.synchronize()
-    times: Counter[str] = Counter()
-    for event in trace.events():
-        if event.device_type == DeviceType.CUDA:
-            times[event.name] += event.self_device_time_total / CALLS
+    kernels = [event for event in trace.events() if event.device_type == DeviceType.CUDA]
+    times: list[Counter[str]] = []
+    for event in sorted(kernels, key=lambda event: event.time_range.start):
+        if MARK in event.name:
+            times.append(Counter())
+        else:
+            times[-1][event.name] += event.self_device_time_total / CALLS
     return times
 
 
-def bytes_per_us() -> float:
-    """Read and written by a large copy."""
-    source, start, end = torch.empty(2**30, dtype=torch.uint8, device=DEVICE), *(
-        torch.cuda.Event(enable_timing=True) for _ in range(2)
-    )  # fmt: skip
+def rates() -> tuple[float, float]:
+    """Bytes a microsecond that a large copy reads and writes, and operations of a large product."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    def us(call: Call) -> float:
+        call()
+        start.record()
+        for _ in range(10):
+            call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) * 1e3 / 10
+
+    source = torch.empty(2**30, dtype=torch.uint8, device=DEVICE)
     target = torch.empty_like(source)
-    target.copy_(source)
-    start.record()
-    for _ in range(10):
-        target.copy_(source)
-    end.record()
-    end.synchronize()
-    return 2 * 2**30 * 10 / (start.elapsed_time(end) * 1e3)
+    square = torch.randn(8192, 8192, dtype=torch.bfloat16, device=DEVICE)
+    return 2 * 2**30 / us(lambda: target.copy_(source)), 2 * 8192**3 / us(lambda: square @ square)
 
 
-def compare(workload: Workload, ranks: int, rounds: int) -> tuple[list[Counter[str]], LayerSizes]:
-    """The kernels of vLLM's median round, and of ours."""
-    sizes = LayerSizes(16 // ranks, 32 // ranks)
-    activations = Activations.of(sizes, workload.num_tokens).to(DEVICE)
-    sides = []
-    for side_cls, make in ((Theirs, stock_layer), (OursOnCuda, our_layer)):
-        side = side_cls(workload, DEVICE)
-        layer = make(sizes=sizes, num_spec=0, blocks=BLOCKS, device=DEVICE)
-        sides.append((layer, side.step(side.batch.common_metadata())[0], side))
-    times: list[list[Counter[str]]] = [[], []]
-    for round_ in range(rounds):
-        for which in (0, 1) if round_ % 2 else (1, 0):
-            layer, metadata, _ = sides[which]
-            times[which].append(device_us(layer, metadata, activations))
-    return [sorted(each, key=lambda kernels: kernels.total())[rounds // 2] for each in times], sizes
+def floors(workload: Workload, sizes: LayerSizes, rate: tuple[float, float]) -> dict[str, float]:
+    """The least time, in microseconds, for the bytes and for the operations."""
+    values, head_dim, tokens = sizes.value_heads * sizes.head_dim, sizes.head_dim, sum(
+        workload.lengths
+    )  # fmt: skip
+    moved = tokens * 2 * (sizes.conv_dim + values) + len(workload.lengths) * 4 * values * head_dim
+    # A token of a head: three products with the state, two with its chunk's values and keys each.
+    products = tokens * sizes.value_heads * 2 * (3 * head_dim**2 + 4 * CHUNK * head_dim)
+    return {"bytes": moved / rate[0], "flops": products / rate[1]}
+
+
+def layer_call(workload: Workload, sizes: LayerSizes, ours: bool, backend: str) -> Call:
+    """A layer's forward, over metadata that stays."""
+    side = (OursOnCuda if ours else Theirs)(workload, DEVICE, prefill_backend=backend)
+    layer = (our_layer if ours else stock_layer)(
+        sizes=sizes, num_spec=0, blocks=BLOCKS, device=DEVICE, prefill_backend=backend
+    )
+    metadata = side.step(side.batch.common_metadata())[0]
+    arguments = Activations.of(sizes, workload.num_tokens).to(DEVICE).arguments()
+
+    def call(_: object = side) -> None:  # whose buffers the metadata is in
+        with forward_context(metadata):
+            layer._forward_core(*arguments)
+
+    return call
+
+
+def fla_core_call(workload: Workload, sizes: LayerSizes) -> Call:
+    """fla-core's chunked rule."""
+    from fla.ops.gated_delta_rule import chunk_gated_delta_rule
+
+    tokens, seqs, dim = workload.num_tokens, len(workload.lengths), sizes.head_dim
+    q, k, v = (
+        torch.randn(1, tokens, heads, dim, dtype=torch.bfloat16, device=DEVICE)
+        for heads in (sizes.key_heads, sizes.key_heads, sizes.value_heads)
+    )
+    g = -torch.rand(1, tokens, sizes.value_heads, device=DEVICE)
+    return partial(
+        chunk_gated_delta_rule,
+        normalize(q, dim=-1),
+        normalize(k, dim=-1),
+        v,
+        g,
+        g.exp(),
+        initial_state=torch.zeros(seqs, sizes.value_heads, dim, dim, device=DEVICE),
+        output_final_state=True,
+        cu_seqlens=torch.tensor([0, *workload.lengths], device=DEVICE).cumsum(0),
+    )
+
+
+def sides_of(workload: Workload, sizes: LayerSizes) -> dict[str, Call]:
+    sides = {
+        "vLLM": layer_call(workload, sizes, False, "triton"),
+        "ours": layer_call(workload, sizes, True, "ascend_gdn"),
+    }
+    if find_spec("flashinfer"):
+        sides["vLLM, FlashInfer"] = layer_call(workload, sizes, False, "flashinfer")
+        sides["ours, FlashInfer"] = layer_call(workload, sizes, True, "flashinfer")
+    if find_spec("fla"):
+        sides["fla-core"] = fla_core_call(workload, sizes)
+    return sides
+
+
+def median_of(sides: dict[str, Call], rounds: int) -> dict[str, Counter[str]]:
+    """The kernels of each side's median round."""
+    names = [list(sides), list(reversed(sides))]
+    order = [name for round_ in range(rounds) for name in names[round_ % 2]]
+    found: dict[str, list[Counter[str]]] = {name: [] for name in sides}
+    for name, kernels in zip(order, device_us([sides[name] for name in order]), strict=True):
+        found[name].append(kernels)
+    return {
+        name: sorted(each, key=lambda kernels: kernels.total())[rounds // 2]
+        for name, each in found.items()
+    }
+
+
+def rule_us(kernels: Counter[str]) -> float:
+    return sum(time for name, time in kernels.items() if CONVOLUTION not in name)
 
 
 def main() -> None:
-    parser = parser_of(__doc__.splitlines()[0], rounds=5)
+    parser = parser_of(__doc__.splitlines()[0], rounds=3)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 4], help="tensor parallel")
     parser.add_argument("--kernels", action="store_true", help="also print each kernel's time")
     arguments = parser.parse_args()
     require_cuda(parser)
-    rate, rows, ratios = bytes_per_us(), [], []
-    print(f"{torch.cuda.get_device_name()}, a copy moves {rate / 1e6:.2f} TB/s")
-    print(f"{'':12} {'ranks':>5} {'vLLM us':>9} {'ours us':>9} {'ratio':>6} {'floor us':>9}")
-    for ranks in (1, 4):
+    rate, rows, ratios = rates(), [], []
+    print(f"{torch.cuda.get_device_name()}: a copy moves {rate[0] / 1e6:.2f} TB/s, a product "
+          f"makes {rate[1] / 1e6:.0f} TFLOP/s; microseconds, whole core (rule)")  # fmt: skip
+    for ranks in arguments.ranks:
+        sizes = LayerSizes(16 // ranks, 32 // ranks)
         for workload in WORKLOADS:
-            (theirs, ours), sizes = compare(workload, ranks, arguments.rounds)
-            values, states = sizes.value_heads * sizes.head_dim, len(workload.lengths)
-            moved = workload.num_tokens * 2 * (sizes.conv_dim + values)
-            floor = (moved + states * 4 * values * sizes.head_dim) / rate
-            ratios.append(theirs.total() / ours.total())
+            found = median_of(sides_of(workload, sizes), arguments.rounds)
+            least = floors(workload, sizes, rate)
+            ratios.append(found["vLLM"].total() / found["ours"].total())
+            cells = [f"{name} {each.total():.1f} ({rule_us(each):.1f})"
+                     for name, each in found.items()]  # fmt: skip
+            cells += [f"{name} {us:.1f}" for name, us in least.items()]
             print(
-                f"{workload.name:12} {ranks:5} {theirs.total():9.1f} {ours.total():9.1f} "
-                f"{ratios[-1]:6.2f} {floor:9.1f}",
-                flush=True,
+                f"{workload.name:10} TP {ranks}: {ratios[-1]:.2f}x;", "; ".join(cells), flush=True
             )
             if arguments.kernels:
-                for kernels in (theirs, ours):
-                    for name, time in kernels.most_common():
-                        print(f"    {time:8.1f}  {name[:80]}")
-            rows.append(
-                {
-                    "workload": workload.name,
-                    "ranks": ranks,
-                    "vllm_us": theirs.total(),
-                    "ours_us": ours.total(),
-                    "floor_us": floor,
-                    "vllm_kernels_us": theirs,
-                    "kernels_us": ours,
-                }
-            )
-    print(
-        f"geometric mean {geometric_mean(ratios):.2f}, median {median(ratios):.2f}, "
-        f"worst {min(ratios):.2f}"
-    )
+                for name, each in found.items():
+                    for kernel, time in each.most_common():
+                        print(f"    {name:16} {time:8.1f}  {kernel[:80]}")
+            rows.append({"workload": workload.name, "ranks": ranks, "floor_us": least,
+                         "kernels_us": found})  # fmt: skip
+    print(f"vLLM to ours: geometric mean {geometric_mean(ratios):.2f}x, median "
+          f"{median(ratios):.2f}x, worst {min(ratios):.2f}x")  # fmt: skip
     if arguments.json:
-        result = {"device": torch.cuda.get_device_name(), "bytes_per_us": rate, "rows": rows}
+        result = {"device": torch.cuda.get_device_name(), "rates": rate, "rows": rows}
         arguments.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
