@@ -47,13 +47,14 @@ class Arrivals:
     sampling: SamplingParams = GREEDY
 
 
-def arrivals(max_seqs: int, max_tokens: int, max_len: int) -> Iterator[Arrivals]:
+def arrivals(max_seqs: int, max_tokens: int, max_len: int, captured: int) -> Iterator[Arrivals]:
     """One step after the other: as many requests, and as many tokens, as make a difference.
 
     Args:
         max_seqs: Requests that a step may have.
         max_tokens: Tokens that a step may have.
         max_len: Tokens that a prompt may have.
+        captured: Tokens of the largest graph; 0 without.
     """
     for sampling in SAMPLING:
         for requests in (1, 2, 16, max_seqs):
@@ -62,25 +63,29 @@ def arrivals(max_seqs: int, max_tokens: int, max_len: int) -> Iterator[Arrivals]
             yield Arrivals([])  # decodes alone
             yield Arrivals([2] * fit, sampling)
             yield Arrivals([2], sampling)  # decodes before a prefill
-    for tokens in lengths(min(max_tokens, max_seqs * max_len)):
+    for tokens in lengths(min(max_tokens, max_seqs * max_len), captured):
         parts = cdiv(tokens, max_len)
         yield Arrivals([(tokens + part) // parts for part in range(parts)])
         yield Arrivals([])
 
 
-def lengths(largest: int) -> Iterator[int]:
+def lengths(largest: int, captured: int) -> Iterator[int]:
     """Of steps: whatever vLLM's experts have kernels of their own for (fused_moe.py).
 
     Their numbers of tokens are looked up with steps as wide as these, or have bounds at them. Of
     two integers it matters whether they are multiples of 16: tokens times experts a token, and that
     less the number of experts. Either is with one of these remainders, and neither with another.
+    Up to ``captured`` a graph pads a step, so that the first without one are needed too.
     """
     yield from range(1, min(largest, 15) + 1)
-    near = 16
-    while near <= largest:
+    near = {captured} if 16 <= captured <= largest else set()
+    step = 16
+    while step <= largest:
+        near.add(step)
+        step += step // 2 if step.bit_count() == 1 else step // 3  # 16, 24, 32, 48, 64, ...
+    for tokens in sorted(near):
         for more in (0, 1, 2, 3, 4, 8):
-            yield near + more if near + more <= largest else near + more - 16
-        near += near // 2 if near.bit_count() == 1 else near // 3  # 16, 24, 32, 48, 64, ...
+            yield tokens + more if tokens + more <= largest else tokens + more - 16
 
 
 class CompiledAtStartMixin(Base):
@@ -110,9 +115,9 @@ class CompiledAtStartMixin(Base):
         decoded = 1 + self.num_spec_tokens
         running: dict[str, int] = {}
         gone: set[str] = set()
-        for step, each in enumerate(
-            arrivals(self.max_num_reqs, self.max_num_tokens, self.max_model_len - decoded)
-        ):
+        captured = max(self.compilation_config.cudagraph_capture_sizes or [0])
+        limits = self.max_num_reqs, self.max_num_tokens, self.max_model_len - decoded, captured
+        for step, each in enumerate(arrivals(*limits)):
             room = self.max_num_tokens - sum(each.lengths)
             fit = min(room // decoded, self.max_num_reqs - len(each.lengths))
             decoding = dict(islice(running.items(), fit))
