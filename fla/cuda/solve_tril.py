@@ -17,8 +17,8 @@ def _inverse(a, SIZE: tl.constexpr, LEVELS: tl.constexpr):
 
     Blocks of 1, 2, 4, ... along the diagonal are inverted, two at a time: the inverse of two with
     ``m`` below and between them is x - x m x. Keys are of length 1 and betas at most 1, which keeps
-    all that is multiplied here within 1: float16 holds it to 2**-12. What is lost is brought back
-    by one step of Newton's, whose residual is exact.
+    all that is multiplied here within 1: float16 holds it to 2**-12, and the model's dtype, which
+    the result is rounded to, holds no more.
     """
     rows, cols = tl.arange(0, SIZE)[:, None], tl.arange(0, SIZE)[None, :]
     x = tl.where(rows == cols, 1.0, tl.where((rows ^ cols) == 1, -a, 0.0)).to(tl.float16)
