@@ -43,7 +43,9 @@ DEAF = "signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)
 # The owner's script: what serve.py does, with the server's code as its argument.
 OWNER = """
 import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background ignores
+# A job in the background ignores the one, and all under nohup the other.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.path.insert(0, sys.argv[1])
 from serve import run
 sys.exit(run([sys.executable, "-c", sys.argv[2]], patience=float(sys.argv[3])))
