@@ -12,7 +12,8 @@ class GDNStats:
 
     steps: int = 0
     """Metadata builds of the scheduler, each for all KV cache groups. Here and in the next four
-    dummy batches are not counted: warm-up, capture, idle data-parallel ranks."""
+    dummy batches and made-up requests are not counted: warm-up, capture, idle data-parallel
+    ranks."""
     prefill_steps: int = 0
     """Steps with at least one prefill."""
     plans_built: int = 0
@@ -30,6 +31,11 @@ class GDNStats:
     """Times that a slot's last copy was still under way when the slot was taken."""
     pool_bytes: int = 0
     """Host bytes of the buffer pool, and as many on the device (none on CPU)."""
+
+    def reset(self) -> None:
+        """Count from here on; the pools stay."""
+        self.steps = self.prefill_steps = self.plans_built = self.plans_reused = 0
+        self.host_ns = self.bytes_copied = self.table_kernels = self.slot_waits = 0
 
     def as_dict(self) -> dict[str, float]:
         """Plain numbers for ``collective_rpc``; host time in microseconds as ``host_us``."""

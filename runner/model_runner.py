@@ -18,6 +18,7 @@ from ascend_gdn.attention.step import GDNSteps
 from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
 from ascend_gdn.runner.checks.additional_options import additional_option
+from ascend_gdn.runner.state_block_tables import keep_on_host
 from ascend_gdn.runner.upstream.allowed_tokens import write_allowed_tokens
 from ascend_gdn.runner.upstream.decode_graphs import PrefillsNeedNoGraphMixin
 from ascend_gdn.runner.upstream.left_out_requests import LeftOutRequestsMixin
@@ -46,6 +47,11 @@ class StepModelRunnerMixin(LeftOutRequestsMixin, PrefillsNeedNoGraphMixin):
     def initialize_metadata_builders(self, *args: Any, **kwargs: Any) -> None:
         super().initialize_metadata_builders(*args, **kwargs)
         self.bind_gdn_builders()
+
+    def may_reinitialize_input_batch(self, *args: Any, **kwargs: Any) -> None:
+        super().may_reinitialize_input_batch(*args, **kwargs)
+        if self.gdn_steps is not None:
+            keep_on_host(self.input_batch.block_table, self.gdn_groups)
 
     def _build_attention_metadata(self, *args: Any, **kwargs: Any) -> Any:
         with self.gdn_steps.open() if self.gdn_steps else nullcontext():
@@ -82,7 +88,7 @@ class StepModelRunnerMixin(LeftOutRequestsMixin, PrefillsNeedNoGraphMixin):
             logger.info("ascend-gdn: the model has no GDN layers; this worker adds nothing to it.")
             return
         first = builders[0][1]
-        groups = sorted({kv_cache_group for kv_cache_group, _ in builders})
+        self.gdn_groups = groups = sorted({kv_cache_group for kv_cache_group, _ in builders})
         self._tables_seen = None
         text, parallel = self.model_config.hf_text_config, self.parallel_config
         value_heads = text.linear_num_value_heads // parallel.tensor_parallel_size

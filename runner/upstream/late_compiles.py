@@ -13,7 +13,7 @@ Versions: vLLM 0.23.0. Delete when its V1 runner does so too.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import cycle, islice
 
 import torch
@@ -111,7 +111,7 @@ class CompiledAtStartMixin(Base):
             or self.is_pooling_model
         ):
             return
-        counted, zeroed = asdict(self.gdn_stats), cycle(ZEROED)
+        zeroed = cycle(ZEROED)
         decoded = 1 + self.num_spec_tokens
         running: dict[str, int] = {}
         gone: set[str] = set()
@@ -126,8 +126,7 @@ class CompiledAtStartMixin(Base):
             self._run_made_up(new, each.sampling, decoding, gone, next(zeroed))
             running, gone = new, set(decoding)
         self._run_made_up({}, GREEDY, {}, gone | running.keys(), 0)
-        for name, value in counted.items():
-            setattr(self.gdn_stats, name, value)
+        self.gdn_stats.reset()
         logger.info("ascend-gdn: ran %d steps of made-up requests.", step + 2)
 
     def _run_made_up(
