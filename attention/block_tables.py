@@ -29,7 +29,7 @@ class BlockTables:
                     f"BlockTables: got shapes {[table.shape for table in tables]}, expected one for"
                     " all KV cache groups of GDN layers, each contiguous"
                 )
-        self._tables = list(tables)
+        self.tables = list(tables)
         self._flat = [table.reshape(-1) for table in tables]
         self._first: dict[tuple[int, ...], list[np.ndarray]] = {}
 
@@ -59,6 +59,6 @@ class BlockTables:
         """A view of [1, count, width] of each table."""
         views = self._first.get((count, width))
         if views is None:
-            views = [table[None, :count, :width] for table in self._tables]
+            views = [table[None, :count, :width] for table in self.tables]
             self._first[count, width] = views
         return views

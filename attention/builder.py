@@ -16,6 +16,7 @@ from ascend_gdn.attention.errors import GDNContractError
 from ascend_gdn.attention.metadata import GDNChunkedPrefillMetadata, GDNPrefillFallbackMeta
 from ascend_gdn.attention.step import GDNStep, GDNSteps
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
+from ascend_gdn.attention.step_record import StepRecord
 
 
 class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
@@ -75,6 +76,11 @@ class StepGDNAttentionMetadataBuilder(GDNAttentionMetadataBuilder):
         step.groups = groups = self._groups(step, split, common)
         if step.chunk is not None:
             step.stats.host_ns += perf_counter_ns() - started
+        if step.verifier is not None:
+            record = StepRecord.of(step.slot.layout, common, draft_tokens, step.inputs)
+            verified = step.verifier.check(record, step.slot, groups)
+            for metadata in groups:
+                metadata.verified = verified
         return groups[self._group]
 
     def _open_step(self) -> GDNStep:

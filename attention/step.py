@@ -24,6 +24,7 @@ from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.step_metadata import StepGDNAttentionMetadata
 from ascend_gdn.attention.table_fill import make_device_fill
 from ascend_gdn.attention.table_layout import TableLayout
+from ascend_gdn.attention.verify import StepVerifier
 
 
 class GDNStep:
@@ -49,6 +50,7 @@ class GDNStep:
         """What the builders of the groups hand out; made with the plan, by the first of them."""
         self.kept = steps.kept
         self.stats = GDNStats() if idle else steps.stats  # a dummy batch is no step to count
+        self.verifier = None if idle else steps.verifier
         self._steps = steps
 
     def __enter__(self) -> GDNStep:
@@ -168,9 +170,10 @@ class GDNSteps:
         inputs: Asked once a step, with whether it is idle: vLLM may replace its buffers after the
             builders are made.
         stats: What is counted.
-        table_fill: Who is asked to fill the chunk tables, of ``TABLE_FILLS``.
+        table_fill: Who is asked to fill the chunk tables, "host" or "triton".
         decode_rows: Most requests and tokens of a step without prefills, as graphs pad it, which
             then has a buffer of its own at fixed addresses; 0 where such steps are not planned.
+        verifier: Checks each planned step; None but in verify mode.
     """
 
     def __init__(
@@ -181,7 +184,9 @@ class GDNSteps:
         stats: GDNStats,
         table_fill: str = "host",
         decode_rows: int = 0,
+        verifier: StepVerifier | None = None,
     ) -> None:
+        self.verifier = verifier
         self.current: GDNStep | None = None
         self.kept: dict[tuple[int, ...], list[StepGDNAttentionMetadata]] = {}
         """The metadata of uniform steps, by their shape."""

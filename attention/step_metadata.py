@@ -14,6 +14,8 @@ from ascend_gdn.attention.metadata import GDNPrefillFallbackMeta, require_prefil
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ascend_gdn.attention.verified_step import VerifiedStep
+
 
 @dataclass
 class StepGDNAttentionMetadata(GDNAttentionMetadata):
@@ -25,6 +27,8 @@ class StepGDNAttentionMetadata(GDNAttentionMetadata):
     """Prefills that go on from a state; the others start from zeros."""
     spec_first: bool = False
     """The speculative tokens come before all others, so that slices will do."""
+    verified: VerifiedStep | None = None
+    """Set in verify mode: what watches over the layers."""
 
     def copy(self) -> Self:
         """A shallow copy: each group of a step gets one."""

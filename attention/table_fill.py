@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
 
-TABLE_FILLS = ("host", "triton")
-"""What ``--additional-config '{"gdn_table_fill": …}'`` can be; the first is the default."""
-
 
 def make_device_fill(
     table_fill: str, layout: TableLayout, device: torch.device, has_triton: bool = HAS_TRITON
@@ -26,7 +23,7 @@ def make_device_fill(
     """Return the kernel that fills the chunk tables; None where the host does.
 
     Args:
-        table_fill: Who is asked to, of ``TABLE_FILLS``; the host does where Triton cannot run.
+        table_fill: "host" or "triton"; the host does where Triton cannot run.
         layout: Of the buffers.
         device: Theirs. The kernel is compiled for it now, not in the first request's step.
         has_triton: Whether Triton can run.
@@ -35,7 +32,7 @@ def make_device_fill(
         return None
     if device.type == "cpu" or not has_triton:
         logger.warning(
-            "ascend-gdn: gdn_table_fill is %r, but %s: the host fills the chunk tables.",
+            "ascend-gdn: table_fill is %r, but %s: the host fills the chunk tables.",
             table_fill,
             "the model runs on the CPU" if device.type == "cpu" else "vLLM finds no usable Triton",
         )

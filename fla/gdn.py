@@ -77,11 +77,18 @@ class StepGatedDeltaNetMixin(Base):
         if self._is_upstreams(metadata):
             super()._forward_core(mixed_qkv, b, a, core_attn_out)
             return
-        rows = mixed_qkv.shape[0]
-        require_step_metadata(metadata, layer=self.prefix, num_tokens=rows)
-        tokens, spec = metadata.num_tokens, metadata.num_spec_decode_tokens
+        require_step_metadata(metadata, layer=self.prefix, num_tokens=mixed_qkv.shape[0])
         x = Activations(mixed_qkv, b, a, core_attn_out)
-        if rows > tokens:  # padded
+        if metadata.verified is None:
+            self._walk(x, metadata)
+            return
+        with metadata.verified.watch(self.prefix, core_attn_out[metadata.num_tokens :]):
+            self._walk(x, metadata)
+
+    def _walk(self, x: Activations, metadata: Any) -> None:
+        """Run the step's parts."""
+        tokens, spec = metadata.num_tokens, metadata.num_spec_decode_tokens
+        if x.out.shape[0] > tokens:  # padded
             x, _ = x.split(tokens)
         x = self._gated(x)
         if spec == 0:
@@ -97,10 +104,10 @@ class StepGatedDeltaNetMixin(Base):
                 (metadata.spec_token_indx, self._spec),
                 (metadata.non_spec_token_indx, self._non_spec),
             ):
-                out = core_attn_out.new_empty(indices.shape[0], *core_attn_out.shape[1:])
+                out = x.out.new_empty(indices.shape[0], *x.out.shape[1:])
                 own_x, own_b, own_a = (t.index_select(-2, indices) for t in x[:3])
                 forward(Activations(own_x, own_b, own_a, out), metadata)
-                core_attn_out[indices] = out
+                x.out[indices] = out
 
     def _without_metadata(self, *arguments: torch.Tensor) -> None:
         """The same in a run that has no step; nothing is read of ``core_attn_out``."""

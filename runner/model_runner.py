@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from ascend_gdn.attention.stats import GDNStats
 from ascend_gdn.attention.step import GDNSteps
 from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
-from ascend_gdn.runner.checks.additional_options import additional_option
+from ascend_gdn.attention.verify import StepVerifier
+from ascend_gdn.runner.checks.additional_options import gdn_options
 from ascend_gdn.runner.state_block_tables import keep_on_host
 from ascend_gdn.runner.upstream.allowed_tokens import write_allowed_tokens
 from ascend_gdn.runner.upstream.decode_graphs import PrefillsNeedNoGraphMixin
@@ -103,13 +105,22 @@ class StepModelRunnerMixin(LeftOutRequestsMixin, PrefillsNeedNoGraphMixin):
         )
         # A graph pads a step without prefills to as many tokens as it was captured with.
         rows = max(self.max_num_reqs * (layout.num_spec + 1), first.decode_cudagraph_max_bs)
+        options = gdn_options(self.vllm_config)
+        verifier = None
+        if options.verify:
+            verifier = StepVerifier(Path(options.verify_dumps))
+            logger.warning(
+                "ascend-gdn: verify mode: every step's tables are planned again, slowly, and "
+                "compared on the device."
+            )
         self.gdn_steps = GDNSteps(
             layout,
             self.device,
             lambda idle: self._gdn_step_inputs(groups, idle),
             self.gdn_stats,
-            additional_option(self.vllm_config, "gdn_table_fill"),
+            options.table_fill,
             decode_rows=rows if first.plans_decodes else 0,
+            verifier=verifier,
         )
         for kv_cache_group, builder in builders:
             builder.bind(self.gdn_steps, groups.index(kv_cache_group))

@@ -53,6 +53,25 @@ class ReplayingWorker(CPUWorker):
         return ReplayingRunner(self.vllm_config, torch.device("cpu"))
 
 
+class FlippingRunner(StepCPUModelRunner):
+    """Breaks a table of every step on its way to the device."""
+
+    def bind_gdn_builders(self) -> None:
+        super().bind_gdn_builders()
+        pool = self.gdn_steps.pool
+        publish = pool.publish
+
+        def flip(slot, *arguments: int) -> None:
+            publish(slot, *arguments)
+            slot.device_tables["state_indices"][0, 0] ^= 1
+
+        pool.publish = flip
+
+
+class FlippingWorker(CPUWorker):
+    model_runner_cls = FlippingRunner
+
+
 class MadeUpRequestsRunner(CompiledAtStartMixin, StepCPUModelRunner):
     """As on a GPU, where Triton's kernels are compiled by them."""
 

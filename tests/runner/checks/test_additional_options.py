@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import re
+from tempfile import gettempdir
+
 import pytest
 
 from ascend_gdn.runner.checks.additional_options import (
     additional_option,
+    gdn_options,
     refused_options,
     unread_options,
 )
@@ -21,12 +25,16 @@ from .test_refusals import config
         ({"another_plug_ins": 1}, "host"),
         ({"gdn_table_fill": "host"}, "host"),
         ({"gdn_table_fill": "triton"}, "triton"),
+        ({"gdn_table_fill": " Triton"}, "triton"),
+        ({"ascend_gdn": {"table_fill": "triton"}}, "triton"),
+        ({"ascend_gdn": {"verify": True}, "gdn_table_fill": "triton"}, "triton"),
+        ({"ascend_gdn": {"table_fill": "host"}, "gdn_table_fill": "triton"}, "host"),
     ],
 )
 def test_who_fills_the_tables(additional_config, expected):
     checked = config(additional_config=additional_config)
     assert refused_options(checked) == []
-    assert additional_option(checked, "gdn_table_fill") == expected
+    assert gdn_options(checked).table_fill == expected
 
 
 @pytest.mark.parametrize(
@@ -72,7 +80,8 @@ def test_a_name_that_must_be_meant_for_us(name, meant):
         config(additional_config={name: "triton", "gdn_table_fill": "host"})
     )
     assert refusal.startswith(
-        f"got {name!r} in --additional-config, expected 'gdn_table_fill' or 'gdn_prefill_backend'"
+        f"got {name!r} in --additional-config, expected 'gdn_table_fill', 'gdn_prefill_backend' "
+        "or 'ascend_gdn'"
     )
     assert (f"did you mean {meant!r}?" in refusal) == (meant is not None)
 
@@ -91,3 +100,40 @@ def test_a_name_that_is_no_string():
 def test_options_that_cannot_be_read_are_refused():
     with pytest.raises(ValueError, match="additional_config of type object, expected a dict"):
         refused_options(config(additional_config=object()))
+
+
+def test_what_can_be_set_and_the_defaults(tmp_path):
+    options = gdn_options(config())
+    assert (options.table_fill, options.verify, options.verify_dumps) == (
+        "host",
+        False,
+        gettempdir(),
+    )
+    given = {"table_fill": "triton", "verify": True, "verify_dumps": str(tmp_path)}
+    checked = config(additional_config={"ascend_gdn": given})
+    assert refused_options(checked) == []
+    assert gdn_options(checked).model_dump() == given
+    assert unread_options(checked) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"verfy": True}, "got ascend_gdn.verfy in --additional-config, expected 'table_fill', "
+                          "'verify' or 'verify_dumps'; did you mean 'verify'?"),
+        ({"pools": 2}, "got ascend_gdn.pools in --additional-config, .*; leave it out"),
+        ({"verify": "yes"}, "got ascend_gdn.verify='yes', expected true or false; correct"),
+        ({"verify": 1}, "got ascend_gdn.verify=1, expected true or false"),
+        ({"table_fill": "gpu"}, "got ascend_gdn.table_fill='gpu', expected 'host' or 'triton'"),
+        ({"verify_dumps": 3}, "got ascend_gdn.verify_dumps=3, expected a string"),
+        (True, "got ascend_gdn=True in --additional-config, expected an object with 'table_fill'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_set(given, expected):
+    (refusal,) = refused_options(config(additional_config={"ascend_gdn": given}))
+    assert re.match(expected, refusal)
+
+
+def test_all_that_is_wrong_is_told_at_once():
+    wrong = {"ascend_gdn": {"verfy": 1, "table_fill": 2}, "gdn_table_fill": "x", "gdn_pool": 1}
+    assert len(refused_options(config(additional_config=wrong))) == 4
