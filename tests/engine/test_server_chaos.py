@@ -98,4 +98,5 @@ def test_the_server_outlives_its_clients(requests: int, tmp_path: Path):
     assert calm.first == clients.first  # what each was told at first, it is told at last
     assert len(calm.first) > 0.9 * len(CERTAIN)
     assert tally.checked > requests / 4
-    assert min(happened.values()) > 0, happened
+    # Whether any was preempted depends on how fast clients are: test_chaos.py sees to it.
+    assert happened["prefix_cache_hits"] > 0 < happened["spec_decode_num_accepted_tokens"], happened
