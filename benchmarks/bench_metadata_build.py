@@ -2,6 +2,7 @@
 """Host time per step of the GDN metadata: ours against vLLM 0.23.0's builder, in one run.
 
     benchmarks/bench_metadata_build.py [--rounds 9] [--groups 3 12 48] [--device cuda] [--json FILE]
+    benchmarks/bench_metadata_build.py --verify     ours in verify mode, against ours without
 
 One step is a build for each KV cache group of GDN layers: three in Qwen3-Next, up to 48 where a
 draft model or a single layer of attention has vLLM cut them smaller (vllm-project/vllm#49730). Ours
@@ -17,6 +18,8 @@ import statistics
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from pathlib import Path
+from tempfile import gettempdir
 from time import perf_counter_ns
 
 import torch
@@ -24,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 import harness_path  # noqa: F401
+from ascend_gdn.attention.verify import StepVerifier
 from both_sides.workloads import (
     DECODE_WORKLOADS,
     WORKLOADS,
@@ -104,17 +108,26 @@ def groups_parser(description: str) -> ArgumentParser:
 def main() -> None:
     parser = groups_parser(__doc__.splitlines()[0])
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--verify", action="store_true", help="compare verify mode with none")
     arguments = parser.parse_args()
     if arguments.device.type == "cuda":
         require_cuda(parser)
     device, ours = arguments.device, Ours if arguments.device.type == "cpu" else OursOnCuda
     torch.set_num_threads(1)  # the engine builds metadata on one thread
     results: dict[str, dict[str, float]] = {}
+
+    def others(workload: Workload) -> Side:
+        if not arguments.verify:
+            return Theirs(workload, device)
+        side = ours(workload, device)
+        side.steps.verifier = StepVerifier(Path(gettempdir()))
+        return side
+
     for kind, workloads in (("prefill", WORKLOADS), ("decode", DECODE_WORKLOADS)):
         compare(
             kind,
-            "vLLM 0.23.0",
-            lambda workload: (Theirs(workload, device), ours(workload, device)),
+            "verify mode" if arguments.verify else "vLLM 0.23.0",
+            lambda workload: (others(workload), ours(workload, device)),
             workloads,
             arguments,
             results,
