@@ -15,6 +15,9 @@ class FlashInferChunkGatedDeltaRule(ChunkGatedDeltaRule):
     """The rule by FlashInfer, given what vLLM gives it (``fi_chunk_gated_delta_rule`` in
     model_executor/layers/mamba/gdn/qwen_gdn_linear_attn.py, 0.23.0).
 
+    Not on the states in their blocks: FlashInfer 0.6.12, which vLLM 0.23.0 pins, takes a state a
+    sequence and no indices of them (flashinfer/gdn_prefill.py; 0.6.18 has ``state_indices``).
+
     Args:
         key_dim: Columns of a key.
         value_dim: Columns of a value.
