@@ -1,26 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """The device's time for one GDN layer's prefill on CUDA: our kernels against vLLM 0.23.0's.
 
-    benchmarks/bench_cuda_gdn_core.py [--rounds 3] [--ranks 1 4] [--json FILE] [--kernels]
+    benchmarks/bench_cuda_gdn_core.py [--rounds 3] [--ranks 1 4] [--loads 16x512 ...]
+                                      [--json FILE] [--kernels]
 
 The sum over all kernels between projection and norm, by torch's profiler, at Qwen3-Next's heads on
-one rank and on a rank of four; "rule" is what of it is neither convolution nor gates: the chunked
-rule, and the states' way from and to their blocks. Where FlashInfer is installed, with it both in
-vLLM's layer and in ours; where fla-core is, its chunked rule alone. The sides take turns.
+one rank and on a rank of four; "the rule alone" is what of it is neither convolution nor gates: the
+chunked rule, and the states' way from and to their blocks. Where FlashInfer is installed, with it
+both in vLLM's layer and in ours; where fla-core is, its chunked rule from q, k, v, g and beta,
+which takes and returns the states without their blocks. The sides take turns.
 
-Beside it what the card needs at least: "bytes", to read the inputs and write the outputs and states
-once each, at the rate of a large copy; "flops", for the rule's products by chunks of 64, at the
-rate of a large product of bfloat16.
+Beside it what the card needs at least: "bytes", to read the core's inputs and write its outputs and
+states once each, at the rate of a large copy; "flops", for the rule's products by chunks of 64, at
+the rate of a large product of bfloat16.
+
+Triton compiles and tunes vLLM's and fla-core's kernels in the first call at a number of heads, for
+minutes. To compile beforehand: a process for each of --ranks with --loads 1x512 64x128 --rounds 1,
+FLA_CACHE_RESULTS=0 and no TRITON_CACHE_AUTOTUNING, lest what is tuned beside another is kept.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
-from statistics import geometric_mean, median
+from statistics import geometric_mean
 
 import torch
 from torch.autograd import DeviceType
@@ -40,15 +46,10 @@ CHUNK = 64
 MARK = "spin_kernel"
 CONVOLUTION = "conv"
 """In the names of the kernels, of both sides, that convolve or make gates."""
-WORKLOADS = (
-    prefills("1 x 512", [512]),
-    prefills("1 x 2048", [2048]),
-    prefills("1 x 8192", [8192]),
-    prefills("4 x 2048", [2048] * 4),
-    prefills("16 x 512", [512] * 16),
-    prefills("16 x 2048", [2048] * 16),
-    prefills("64 x 128", [128] * 64),
-)
+RULE_ALONE = "fla-core"
+"""The side that is no layer."""
+PROMPTS = ((1, 512), (1, 2048), (1, 8192), (4, 2048), (16, 512), (16, 2048), (64, 128))
+LOADS = {f"{n}x{tokens}": prefills(f"{n}x{tokens}", [tokens] * n) for n, tokens in PROMPTS}
 
 Call = Callable[[], object]
 
@@ -96,27 +97,28 @@ def rates() -> tuple[float, float]:
 
 def floors(workload: Workload, sizes: LayerSizes, rate: tuple[float, float]) -> dict[str, float]:
     """The least time, in microseconds, for the bytes and for the operations."""
-    values, head_dim, tokens = sizes.value_heads * sizes.head_dim, sizes.head_dim, sum(
-        workload.lengths
-    )  # fmt: skip
-    moved = tokens * 2 * (sizes.conv_dim + values) + len(workload.lengths) * 4 * values * head_dim
-    # A token of a head: three products with the state, two with its chunk's values and keys each.
-    products = tokens * sizes.value_heads * 2 * (3 * head_dim**2 + 4 * CHUNK * head_dim)
-    return {"bytes": moved / rate[0], "flops": products / rate[1]}
+    tokens, dim, values = workload.num_tokens, sizes.head_dim, sizes.value_heads
+    states = len(workload.lengths) * values * dim * dim
+    moved = tokens * 2 * (sizes.conv_dim + values * dim) + 4 * states
+    # A token's products with its chunk: k and q with k, inverse and weights with k and v, and v.
+    products = tokens * CHUNK * dim * (2 * sizes.key_heads + 3 * values)
+    products += 3 * tokens * dim * dim * values  # with the state
+    return {"bytes": moved / rate[0], "flops": 2 * products / rate[1]}
 
 
-def layer_call(workload: Workload, sizes: LayerSizes, ours: bool, backend: str) -> Call:
+def layer_call(
+    workload: Workload, sizes: LayerSizes, inputs: Activations, ours: bool, backend: str
+) -> Call:
     """A layer's forward, over metadata that stays."""
     side = (OursOnCuda if ours else Theirs)(workload, DEVICE, prefill_backend=backend)
     layer = (our_layer if ours else stock_layer)(
         sizes=sizes, num_spec=0, blocks=BLOCKS, device=DEVICE, prefill_backend=backend
     )
     metadata = side.step(side.batch.common_metadata())[0]
-    arguments = Activations.of(sizes, workload.num_tokens).to(DEVICE).arguments()
 
     def call(_: object = side) -> None:  # whose buffers the metadata is in
         with forward_context(metadata):
-            layer._forward_core(*arguments)
+            layer._forward_core(*inputs.arguments())
 
     return call
 
@@ -145,15 +147,16 @@ def fla_core_call(workload: Workload, sizes: LayerSizes) -> Call:
 
 
 def sides_of(workload: Workload, sizes: LayerSizes) -> dict[str, Call]:
-    sides = {
-        "vLLM": layer_call(workload, sizes, False, "triton"),
-        "ours": layer_call(workload, sizes, True, "ascend_gdn"),
-    }
+    inputs = Activations.of(sizes, workload.num_tokens).to(DEVICE)
+    layers = {"vLLM": (False, "triton"), "ours": (True, "ascend_gdn")}
     if find_spec("flashinfer"):
-        sides["vLLM, FlashInfer"] = layer_call(workload, sizes, False, "flashinfer")
-        sides["ours, FlashInfer"] = layer_call(workload, sizes, True, "flashinfer")
+        layers |= {
+            "vLLM+FlashInfer": (False, "flashinfer"),
+            "ours+FlashInfer": (True, "flashinfer"),
+        }
+    sides = {name: layer_call(workload, sizes, inputs, *each) for name, each in layers.items()}
     if find_spec("fla"):
-        sides["fla-core"] = fla_core_call(workload, sizes)
+        sides[RULE_ALONE] = fla_core_call(workload, sizes)
     return sides
 
 
@@ -170,42 +173,76 @@ def median_of(sides: dict[str, Call], rounds: int) -> dict[str, Counter[str]]:
     }
 
 
-def rule_us(kernels: Counter[str]) -> float:
-    return sum(time for name, time in kernels.items() if CONVOLUTION not in name)
+def core_us(kernels: Mapping[str, Counter[str]]) -> dict[str, float]:
+    """Of each layer."""
+    return {name: each.total() for name, each in kernels.items() if name != RULE_ALONE}
+
+
+def rule_us(kernels: Mapping[str, Counter[str]]) -> dict[str, float]:
+    return {
+        name: sum(time for kernel, time in each.items() if CONVOLUTION not in kernel)
+        for name, each in kernels.items()
+    }
+
+
+def print_row(name: str, times: Mapping[str, float], least: Mapping[str, float]) -> None:
+    """Microseconds, and how many times ours."""
+    cells = [f"{name:9}"]
+    cells += [f"{time:.1f} ({time / times['ours']:.2f}x)" for time in times.values()]
+    cells += [f"{time:.1f}" for time in least.values()]
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def print_head(title: str, columns: list[str]) -> None:
+    print(f"\n| {title} | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
+
+
+def print_summary(part: str, rows: list[dict[str, float]]) -> None:
+    for name in rows[0]:
+        if name != "ours":
+            times = [row[name] / row["ours"] for row in rows]
+            print(f"{part}, {name}: {geometric_mean(times):.2f} times ours in the geometric mean, "
+                  f"{min(times):.2f} to {max(times):.2f}")  # fmt: skip
+
+
+def print_kernels(load: str, kernels: Mapping[str, Counter[str]]) -> None:
+    for side, each in kernels.items():
+        for kernel, time in each.most_common():
+            print(f"{load:9} {side:16} {time:8.1f}  {kernel[:80]}")
 
 
 def main() -> None:
     parser = parser_of(__doc__.splitlines()[0], rounds=3)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 4], help="tensor parallel")
+    parser.add_argument("--loads", nargs="+", choices=LOADS, default=list(LOADS))
     parser.add_argument("--kernels", action="store_true", help="also print each kernel's time")
     arguments = parser.parse_args()
     require_cuda(parser)
-    rate, rows, ratios = rates(), [], []
-    print(f"{torch.cuda.get_device_name()}: a copy moves {rate[0] / 1e6:.2f} TB/s, a product "
-          f"makes {rate[1] / 1e6:.0f} TFLOP/s; microseconds, whole core (rule)")  # fmt: skip
+    rate = rates()
+    result = {"device": torch.cuda.get_device_name(), "rates": rate, "rows": []}
+    print(f"{result['device']}: a copy moves {rate[0] / 1e6:.2f} TB/s, a product makes "
+          f"{rate[1] / 1e6:.0f} TFLOP/s; microseconds, and how many times ours")  # fmt: skip
     for ranks in arguments.ranks:
-        sizes = LayerSizes(16 // ranks, 32 // ranks)
-        for workload in WORKLOADS:
-            found = median_of(sides_of(workload, sizes), arguments.rounds)
-            least = floors(workload, sizes, rate)
-            ratios.append(found["vLLM"].total() / found["ours"].total())
-            cells = [f"{name} {each.total():.1f} ({rule_us(each):.1f})"
-                     for name, each in found.items()]  # fmt: skip
-            cells += [f"{name} {us:.1f}" for name, us in least.items()]
-            print(
-                f"{workload.name:10} TP {ranks}: {ratios[-1]:.2f}x;", "; ".join(cells), flush=True
-            )
-            if arguments.kernels:
-                for name, each in found.items():
-                    for kernel, time in each.most_common():
-                        print(f"    {name:16} {time:8.1f}  {kernel[:80]}")
-            rows.append({"workload": workload.name, "ranks": ranks, "floor_us": least,
-                         "kernels_us": found})  # fmt: skip
-    print(f"vLLM to ours: geometric mean {geometric_mean(ratios):.2f}x, median "
-          f"{median(ratios):.2f}x, worst {min(ratios):.2f}x")  # fmt: skip
-    if arguments.json:
-        result = {"device": torch.cuda.get_device_name(), "rates": rate, "rows": rows}
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+        sizes, rows = LayerSizes(16 // ranks, 32 // ranks), []
+        for load in arguments.loads:
+            kernels = median_of(sides_of(LOADS[load], sizes), arguments.rounds)
+            least = floors(LOADS[load], sizes, rate)
+            if not rows:
+                print_head(f"TP {ranks}: core", [*core_us(kernels), *least])
+            print_row(load, core_us(kernels), least)
+            rows.append({"load": load, "ranks": ranks, "floor_us": least, "kernels_us": kernels,
+                         "core_us": core_us(kernels), "rule_us": rule_us(kernels)})  # fmt: skip
+            result["rows"].append(rows[-1])
+            if arguments.json:  # at each row, in case the time is up before the last
+                arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+        print_summary("core", [row["core_us"] for row in rows])
+        print_head(f"TP {ranks}: the rule alone", [*rows[0]["rule_us"], *rows[0]["floor_us"]])
+        for row in rows:
+            print_row(row["load"], row["rule_us"], row["floor_us"])
+        print_summary("rule", [row["rule_us"] for row in rows])
+        if arguments.kernels:
+            for row in rows:
+                print_kernels(row["load"], row["kernels_us"])
 
 
 if __name__ == "__main__":
