@@ -89,7 +89,7 @@ say "installing ascend-gdn, editable"
 $uv pip install --quiet --python $venv/bin/python --no-deps --no-build-isolation --editable .
 # mypy knows nothing of setuptools' package-dir, so give it the installed layout as links.
 rm -rf $venv/typing && mkdir -p $venv/typing/ascend_gdn
-for folder in runner attention fla; do
+for folder in cli runner attention fla; do
     ln -s "../../../$folder" $venv/typing/ascend_gdn/$folder
 done
 rm -f $venv/.project-*

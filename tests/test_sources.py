@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(
-    path for name in ("runner", "attention", "fla") for path in (ROOT / name).rglob("*.py")
+    path for name in ("cli", "runner", "attention", "fla") for path in (ROOT / name).rglob("*.py")
 )
 
 
@@ -95,7 +95,7 @@ def test_the_kernels_compute_no_table():
             assert not re.search(r"\bprepare_(chunk|update|final|lens)", path.read_text()), path
 
 
-LAYERS = ("attention", "fla", "runner")
+LAYERS = ("attention", "fla", "runner", "cli")
 """From the bottom: a file imports of its own layer or of those before it."""
 
 

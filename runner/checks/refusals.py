@@ -8,7 +8,7 @@ from math import gcd
 from vllm.config import ModelConfig, MultiModalConfig, VllmConfig
 
 from ascend_gdn.runner.align_scheduler import AlignedAsyncScheduler, AlignedScheduler
-from ascend_gdn.runner.checks.additional_options import refused_options
+from ascend_gdn.runner.checks.additional_options import gdn_options, refused_options
 
 GDN_MODEL_TYPES = frozenset({"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"})
 """Text models whose linear attention is ``QwenGatedDeltaNetAttention`` in vLLM 0.23.0
@@ -31,7 +31,14 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
     scheduler = vllm_config.scheduler_config.get_scheduler_cls()
     asynchronous = vllm_config.scheduler_config.async_scheduling
     aligned = AlignedAsyncScheduler if asynchronous else AlignedScheduler
+    wrong_options = refused_options(vllm_config)
+    in_parts = vllm_config.parallel_config.prefill_context_parallel_size
     raise_if_refused(
+        (
+            in_parts > 1 and not wrong_options and gdn_options(vllm_config).verify,
+            f"got ascend_gdn.verify with --prefill-context-parallel-size {in_parts}, expected 1: "
+            "what a rank has of a step is not planned again; leave one of them out",
+        ),
         (
             # vLLM 0.23.0 compares attention heads alone, and cuts what does not divide.
             any(count % ranks for count in heads),
@@ -81,7 +88,7 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
             vllm_config.lora_config is not None,
             "got LoRA, expected none: GDN layers have no LoRA path here; leave out --enable-lora",
         ),
-        *((True, refusal) for refusal in refused_options(vllm_config)),
+        *((True, refusal) for refusal in wrong_options),
     )
 
 

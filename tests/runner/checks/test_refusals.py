@@ -121,6 +121,17 @@ def test_the_scheduler_is_asked_for_by_how_the_engine_schedules():
         ({"tensor_parallel_size": 3}, "expected a divisor of both; pass one of 1, 2, 4"),
         ({"disable_hybrid_kv_cache_manager": True}, "leave out --disable-hybrid-kv-cache-manager"),
         (
+            {
+                "additional_config": {"ascend_gdn": {"verify": True}},
+                "prefill_context_parallel_size": 2,
+            },
+            "got ascend_gdn.verify with --prefill-context-parallel-size 2, expected 1",
+        ),
+        (
+            {"additional_config": {"ascend_gdn": {"verfy": True}}},
+            "got ascend_gdn.verfy in --additional-config",
+        ),
+        (
             {"additional_config": {"gdn_table_fill": "gpu"}},
             "got gdn_table_fill='gpu', expected 'host' or 'triton'; correct --additional-config",
         ),

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``ascend-gdn``, also ``python -P -m ascend_gdn.cli``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="GDN prefill metadata for vLLM and vLLM-Ascend: look into it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+
+@app.callback()
+def quiet() -> None:
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # before vLLM is imported
+
+
+@app.command()
+def explain(
+    requests: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="REQUESTS...",
+            help="[COUNTx]TOKENS[@COMPUTED][+DRAFTS][/KEPT]: 512, 16x512, 1@700, 4@700+3/2",
+            show_default=False,
+        ),
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="the record of a step that verify mode found wrong")
+    ] = None,
+    groups: Annotated[int, typer.Option(min=1, help="KV cache groups of GDN layers")] = 3,
+    value_heads: Annotated[int, typer.Option(min=1, help="of a rank")] = 32,
+    max_num_seqs: Annotated[int, typer.Option(min=1)] = 256,
+    max_num_batched_tokens: Annotated[int, typer.Option(min=1)] = 8192,
+) -> None:
+    """Plan a step, and show how it is split and what its tables hold."""
+    from ascend_gdn.cli.explain import explain_record
+    from ascend_gdn.cli.requests import record_of
+
+    if (replay is None) == (not requests):
+        raise typer.BadParameter("give requests, or --replay FILE", param_hint="REQUESTS")
+    try:
+        if replay is not None:
+            from ascend_gdn.attention.step_record import StepRecord
+
+            record = StepRecord.from_json(replay.read_text())
+        else:
+            limits = groups, value_heads, max_num_seqs, max_num_batched_tokens
+            record = record_of(requests or [], *limits)
+    except (OSError, ValueError) as error:
+        raise typer.BadParameter(str(error), param_hint="--replay" if replay else "") from error
+    raise typer.Exit(explain_record(record))
+
+
+def main() -> None:
+    app(prog_name="ascend-gdn")
+
+
+if __name__ == "__main__":
+    main()
