@@ -17,11 +17,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def quiet() -> None:
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # before vLLM is imported
-
-
 @app.command()
 def explain(
     requests: Annotated[
@@ -41,6 +36,7 @@ def explain(
     max_num_batched_tokens: Annotated[int, typer.Option(min=1)] = 8192,
 ) -> None:
     """Plan a step, and show how it is split and what its tables hold."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # before vLLM is imported
     from ascend_gdn.cli.explain import explain_record
     from ascend_gdn.cli.requests import record_of
 
@@ -57,6 +53,34 @@ def explain(
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint="--replay" if replay else "") from error
     raise typer.Exit(explain_record(record))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def verify(
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(help="a folder, or a name that vLLM knows")],
+    report: Annotated[Path, typer.Option(help="folder for the report and the logs")] = Path(),
+) -> None:
+    """Run vLLM's own worker and ours on MODEL, compare them, and write a report.
+
+    All other options go to vLLM: --tensor-parallel-size 4 --max-model-len 8192.
+    """
+    from ascend_gdn.cli.verify_model import EngineFailedError, compare, write_report
+
+    flags = ["--model", model, *context.args]
+    for flag in flags:
+        if flag.split("=")[0].replace("_", "-") == "--worker-cls":
+            raise typer.BadParameter("both workers are run; leave it out", param_hint=flag)
+    try:
+        report.mkdir(parents=True, exist_ok=True)
+        found = compare(flags, report, typer.echo).as_dict()
+        written = write_report(found, flags, report)
+    except (EngineFailedError, OSError) as error:
+        typer.echo(f"failed: {error}", err=True)
+        raise typer.Exit(1) from error
+    typer.echo(written[1].read_text())
+    typer.echo(f"Verdict: {found['verdict']}. Report: {', '.join(map(str, written))}")
+    raise typer.Exit(int(found["verdict"] != "right"))
 
 
 def main() -> None:
