@@ -17,8 +17,8 @@ export TORCH_COMPILE_DISABLE ?= 1
 # anew: an engine takes 17 seconds to start instead of 10.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup setup-ascend demo serve train test test-all unit lowering lint format bench \
-	requirements clean
+.PHONY: help setup setup-ascend demo serve train test test-all unit lowering lint docs wheel format \
+	bench requirements clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -62,6 +62,15 @@ lint: setup ## ruff and mypy
 	.venv/bin/ruff format --check .
 	MYPYPATH=.venv/typing:examples .venv/bin/mypy
 
+docs: ## the documentation as a static site in .cache/site/html, all its links checked
+	@PYTHON=$(PYTHON) scripts/bootstrap.sh docs
+	rm -rf .cache/site && mkdir -p .cache/site/source
+	git ls-files -z '*.md' 'docs/*' 'benchmarks/results/*' | xargs -0 cp --parents -t .cache/site/source
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
+wheel: setup ## a wheel in dist/
+	$(firstword $(UV)) build --quiet --wheel --no-build-isolation --python .venv/bin/python --out-dir dist
+
 format: setup ## let ruff put the sources in order
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
@@ -85,8 +94,9 @@ requirements: setup ## resolve requirements/*.in into the pinned *.txt
 	$(UV) requirements/dev.in -o requirements/dev.txt
 	$(UV) requirements/ascend.in -o requirements/ascend.txt
 	$(UV) --no-emit-package triton requirements/lowering.in -o requirements/lowering.txt
+	$(UV) requirements/docs.in -o requirements/docs.txt
 
 clean: ## remove all that was made here
-	rm -rf .venv .venv-ascend .venv-lowering .cache build dist *.egg-info .pytest_cache .mypy_cache \
+	rm -rf .venv .venv-ascend .venv-lowering .venv-docs .cache build dist *.egg-info .pytest_cache .mypy_cache \
 		.ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,7 +2,8 @@
 # Makes .venv: the pinned packages of requirements/ and this one, editable. Needs Python 3.11 or
 # 3.12 and pip; neither uv nor the venv module. A second call with nothing changed does nothing.
 # `bootstrap.sh ascend` makes .venv-ascend: the same, and vllm-ascend without its kernels.
-# `bootstrap.sh lowering` makes .venv-lowering: what Triton kernels are lowered for Ascend with.
+# `bootstrap.sh lowering` makes .venv-lowering: what Triton kernels are lowered for Ascend with;
+# `bootstrap.sh docs` .venv-docs: what makes the documentation a site.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,7 +16,8 @@ ascend)
     ascend=(requirements/vllm_ascend.txt)
     ;;
 lowering) venv=.venv-lowering packages=(requirements/lowering.txt) ascend=() ;;
-*) echo "error: unknown environment '$1': give main, ascend or lowering" >&2 && exit 2 ;;
+docs) venv=.venv-docs packages=(requirements/docs.txt) ascend=() ;;
+*) echo "error: unknown environment '$1': give main, ascend, lowering or docs" >&2 && exit 2 ;;
 esac
 # A stamp's name holds the hash of what it vouches for: change that, and the part is made again.
 hash_of() { cat "$@" | sha256sum | cut -c1-16; }
