@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import torch
 from vllm.v1.attention.backends.utils import NULL_BLOCK_ID
+from vllm.v1.utils import record_function_or_nullcontext
 
 from ascend_gdn.attention.errors import GDNContractError
 from ascend_gdn.attention.stats import GDNStats
@@ -148,8 +149,9 @@ class StepBufferPool:
         if slot.copied is None:
             return
         source = slot.host_buffer[first:num_elements]
-        slot.device_buffer[first:num_elements].copy_(source, non_blocking=True)
-        slot.copied.record()
+        with record_function_or_nullcontext("gdn.copy"):
+            slot.device_buffer[first:num_elements].copy_(source, non_blocking=True)
+            slot.copied.record()
         self._stats.bytes_copied += source.nbytes
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from vllm.forward_context import get_forward_context
+from vllm.v1.utils import record_function_or_nullcontext
 
 from ascend_gdn.attention.step_metadata import require_step_metadata
 
@@ -80,7 +81,8 @@ class StepGatedDeltaNetMixin(Base):
         require_step_metadata(metadata, layer=self.prefix, num_tokens=mixed_qkv.shape[0])
         x = Activations(mixed_qkv, b, a, core_attn_out)
         if metadata.verified is None:
-            self._walk(x, metadata)
+            with record_function_or_nullcontext("gdn.layer"):
+                self._walk(x, metadata)
             return
         with metadata.verified.watch(self.prefix, core_attn_out[metadata.num_tokens :]):
             self._walk(x, metadata)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from vllm.logger import init_logger
 from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.utils import record_function_or_nullcontext
 
 from ascend_gdn.attention.block_tables import BlockTables
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
@@ -20,6 +21,7 @@ from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
 from ascend_gdn.attention.verify import StepVerifier
 from ascend_gdn.runner.checks.additional_options import gdn_options
+from ascend_gdn.runner.metrics import GDNMetrics, is_asked_for
 from ascend_gdn.runner.state_block_tables import keep_on_host
 from ascend_gdn.runner.upstream.allowed_tokens import write_allowed_tokens
 from ascend_gdn.runner.upstream.decode_graphs import PrefillsNeedNoGraphMixin
@@ -44,6 +46,7 @@ class StepModelRunnerMixin(LeftOutRequestsMixin, PrefillsNeedNoGraphMixin):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.gdn_stats = GDNStats()
         self.gdn_steps: GDNSteps | None = None
+        self.gdn_metrics: GDNMetrics | None = None
         super().__init__(*args, **kwargs)
 
     def initialize_metadata_builders(self, *args: Any, **kwargs: Any) -> None:
@@ -56,12 +59,25 @@ class StepModelRunnerMixin(LeftOutRequestsMixin, PrefillsNeedNoGraphMixin):
             keep_on_host(self.input_batch.block_table, self.gdn_groups)
 
     def _build_attention_metadata(self, *args: Any, **kwargs: Any) -> Any:
-        with self.gdn_steps.open() if self.gdn_steps else nullcontext():
-            return super()._build_attention_metadata(*args, **kwargs)
+        with (
+            record_function_or_nullcontext("gdn.plan"),
+            self.gdn_steps.open() if self.gdn_steps else nullcontext(),
+        ):
+            built = super()._build_attention_metadata(*args, **kwargs)
+        if self.gdn_metrics is not None:
+            self.gdn_metrics.publish()
+        return built
 
     def _dummy_run(self, *args: Any, **kwargs: Any) -> Any:
         with self.gdn_steps.idle() if self.gdn_steps else nullcontext():
             return super()._dummy_run(*args, **kwargs)
+
+    def publish_gdn_metrics(self) -> None:
+        """From here on, where anybody reads them."""
+        if self.gdn_steps is not None and is_asked_for():
+            parallel = self.parallel_config
+            ranks = parallel.rank, parallel.data_parallel_rank
+            self.gdn_metrics = GDNMetrics(self.gdn_stats, *ranks)
 
     def warm_up_prefill(self) -> None:
         """Run a prefill once, with the KV cache in place, where the first would compile kernels."""

@@ -103,7 +103,10 @@ class StepWorkerMixin(Base):
         if isinstance(self.model_runner, StepModelRunnerMixin):
             # First: at its end vLLM starts to watch for kernels that are compiled too late.
             self.model_runner.warm_up_prefill()
-        return super().compile_or_warm_up_model()
+        times = super().compile_or_warm_up_model()
+        if isinstance(self.model_runner, StepModelRunnerMixin):
+            self.model_runner.publish_gdn_metrics()
+        return times
 
     def gdn_stats(self) -> dict[str, float]:
         """What the worker did since it started, for ``collective_rpc``: see ``GDNStats``."""
@@ -113,5 +116,9 @@ class StepWorkerMixin(Base):
 
     def shutdown(self) -> None:
         if isinstance(self.model_runner, StepModelRunnerMixin):
+            counts = self.model_runner.gdn_stats.as_dict()
+            if counts["steps"]:
+                said = ", ".join(f"{name} {count:.0f}" for name, count in counts.items())
+                logger.info("ascend-gdn: ends after %s.", said)
             self.model_runner.close_gdn_pools()
         super().shutdown()
