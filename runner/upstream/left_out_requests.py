@@ -38,8 +38,17 @@ class LeftOutRequestsMixin(Base):
         if self.speculative_config is None:
             return super()._update_states(scheduler_output)
         batch, scheduled = self.input_batch, scheduler_output.num_scheduled_tokens.keys()
+        # Taken from the batch and put into it at once: preempted by a reset of the prefix cache, or
+        # another request by the name of one that was aborted.
+        anew = scheduler_output.finished_req_ids | (
+            scheduler_output.scheduled_cached_reqs.resumed_req_ids
+        )
         # Until vLLM updates the batch its rows are those of the last step.
-        leaving = [(row, each) for row, each in enumerate(batch.req_ids) if each not in scheduled]
+        leaving = [
+            (row, each)
+            for row, each in enumerate(batch.req_ids)
+            if each not in scheduled or each in anew
+        ]
         if leaving:  # only then: it may wait for the last step
             last = self.last_accepted_counts()
             kept = last.copy()

@@ -103,7 +103,7 @@ class Runner(StepModelRunnerMixin, VllmRunner):
         return dict(zip(batch.req_ids, self.num_accepted_tokens.np.tolist(), strict=False))
 
 
-def scheduled(new, decoding, prefilling=(), finished=()) -> SchedulerOutput:
+def scheduled(new, decoding, prefilling=(), finished=(), resumed=()) -> SchedulerOutput:
     """``decoding`` verify drafts; ``prefilling`` take another chunk of 8."""
     cached = [*decoding, *prefilling]
     tokens = dict.fromkeys([*new, *prefilling], PROMPT) | dict.fromkeys(decoding, 1 + NUM_SPEC)
@@ -123,10 +123,10 @@ def scheduled(new, decoding, prefilling=(), finished=()) -> SchedulerOutput:
         ],
         scheduled_cached_reqs=CachedRequestData(
             req_ids=cached,
-            resumed_req_ids=set(),
+            resumed_req_ids=set(resumed),
             new_token_ids=[],
             all_token_ids={},
-            new_block_ids=[None] * len(cached),
+            new_block_ids=[([2],) if req_id in resumed else None for req_id in cached],
             num_computed_tokens=[PROMPT] * len(cached),
             num_output_tokens=[0] * len(cached),
         ),
@@ -156,6 +156,19 @@ def test_a_prompt_takes_the_row_of_a_finished_request_and_is_swapped_behind_the_
     before = runner.step(scheduled("e", "bcd", finished="a"))
     assert before == {"b": 2, "c": 3, "d": 4, "e": 1}
     assert list(before) != sorted(before)  # d has e's row, which was a's
+
+
+@pytest.mark.parametrize("outcome", ["resumed", "another"])
+def test_a_request_that_is_put_in_the_batch_anew_kept_one(runner, outcome):
+    # Preempted by a reset of the prefix cache; or aborted, and another one has its name.
+    runner.step(scheduled("a", ""))
+    runner.end_step([1])
+    runner.step(scheduled("", "a"))
+    runner.end_step([4])  # arrives when the batch is changed already
+    if outcome == "resumed":
+        assert runner.step(scheduled("", "", "a", resumed="a")) == {"a": 1}
+    else:
+        assert runner.step(scheduled("a", "", finished="a")) == {"a": 1}
 
 
 @pytest.mark.parametrize("early", [False, True], ids=["arrive when waited for", "arrive at once"])
