@@ -49,7 +49,8 @@ class LeftOutRequestsMixin(Base):
             for row, each in enumerate(batch.req_ids)
             if each not in scheduled or each in anew
         ]
-        if leaving:  # only then: it may wait for the last step
+        moving = leaving or (self.use_async_scheduling and self._falls_behind(scheduler_output))
+        if moving:  # only then: it may wait for the last step
             last = self.last_accepted_counts()
             kept = last.copy()
             self.left_out.update((req_id, int(kept[row])) for row, req_id in leaving)
@@ -59,12 +60,29 @@ class LeftOutRequestsMixin(Base):
         if not self.use_async_scheduling:
             self._restore(batch.num_accepted_tokens_cpu)
             return corrections
-        if leaving and batch.prev_req_id_to_index:
+        if moving and batch.prev_req_id_to_index:
             # If some row of the last step is left, _prepare_inputs looks the counts up by the rows
             # of then, and expects them to arrive there; vLLM has just moved them with their rows.
             last[:] = kept
         replace_draft_placeholders(batch, self.returned)
         return corrections
+
+    def _falls_behind(self, scheduler_output: SchedulerOutput) -> bool:
+        """Whether a request may go from among the decodes to behind them, though none leaves.
+
+        Computed again after a preemption, it passes for a decode while it is given no more tokens
+        than one that verifies drafts (``reorder_batch_to_split_decodes_and_prefills`` in
+        v1/attention/backends/utils.py, 0.23.0).
+        """
+        batch, drafts = self.input_batch, scheduler_output.scheduled_spec_decode_tokens
+        counts = scheduler_output.num_scheduled_tokens
+        return len(drafts) < len(counts) and any(
+            tokens > 1
+            and req_id not in drafts
+            and (row := batch.req_id_to_index.get(req_id)) is not None
+            and batch.num_computed_tokens_cpu[row] >= batch.num_prompt_tokens[row]
+            for req_id, tokens in counts.items()
+        )
 
     def _prepare_inputs(self, *args: Any, **kwargs: Any) -> Any:
         prepared = super()._prepare_inputs(*args, **kwargs)

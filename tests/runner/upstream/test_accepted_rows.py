@@ -103,15 +103,18 @@ class Runner(StepModelRunnerMixin, VllmRunner):
         return dict(zip(batch.req_ids, self.num_accepted_tokens.np.tolist(), strict=False))
 
 
-def scheduled(new, decoding, prefilling=(), finished=(), resumed=()) -> SchedulerOutput:
-    """``decoding`` verify drafts; ``prefilling`` take another chunk of 8."""
-    cached = [*decoding, *prefilling]
-    tokens = dict.fromkeys([*new, *prefilling], PROMPT) | dict.fromkeys(decoding, 1 + NUM_SPEC)
+def scheduled(
+    new, decoding, prefilling=(), finished=(), resumed=(), few=(), prompt=100 * PROMPT
+) -> SchedulerOutput:
+    """``decoding`` verify drafts; ``prefilling`` take another chunk of 8, ``few`` of 4."""
+    cached = [*decoding, *prefilling, *few]
+    tokens = dict.fromkeys([*new, *prefilling], PROMPT)
+    tokens |= dict.fromkeys([*decoding, *few], 1 + NUM_SPEC)
     return SchedulerOutput(
         scheduled_new_reqs=[
             NewRequestData(
                 req_id=req_id,
-                prompt_token_ids=[5] * (100 * PROMPT),
+                prompt_token_ids=[5] * prompt,
                 mm_features=[],
                 sampling_params=SamplingParams(),
                 pooling_params=None,
@@ -169,6 +172,18 @@ def test_a_request_that_is_put_in_the_batch_anew_kept_one(runner, outcome):
         assert runner.step(scheduled("", "", "a", resumed="a")) == {"a": 1}
     else:
         assert runner.step(scheduled("a", "", finished="a")) == {"a": 1}
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["arrive when waited for", "arrive at once"])
+def test_an_answer_that_is_computed_again_falls_behind_the_decodes(runner, early):
+    # While it is given few tokens it passes for a decode, so that it may come before one.
+    runner.step(scheduled("ab", "", prompt=PROMPT))
+    runner.end_step([1, 1])
+    runner.step(scheduled("", "b", few="a"))
+    runner.end_step([1, 3], partial="a")
+    if early:
+        runner.arrive()
+    assert list(runner.step(scheduled("", "b", "a")).items()) == [("b", 3), ("a", 1)]
 
 
 @pytest.mark.parametrize("early", [False, True], ids=["arrive when waited for", "arrive at once"])
