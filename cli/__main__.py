@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -53,6 +55,33 @@ def explain(
     except (OSError, ValueError) as error:
         raise typer.BadParameter(str(error), param_hint="--replay" if replay else "") from error
     raise typer.Exit(explain_record(record))
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def doctor(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Argument(help="a folder, or a name that vLLM knows")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """Say whether the worker would start here, also with MODEL and vLLM's flags, and what to do.
+
+    Nothing is loaded. The exit code is 1 where the worker would refuse.
+    """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # before vLLM is imported
+    from ascend_gdn.cli.doctor import examine
+
+    findings = examine(["--model", model, *context.args] if model else [])
+    refused = any(each.level == "refused" for each in findings)
+    if as_json:
+        report = {"starts": not refused, "findings": [asdict(each) for each in findings]}
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        for each in findings:
+            typer.echo(f"{each.level:8} {each.check}: {each.found}")
+            if each.do:
+                typer.echo(f"{'':8} -> {each.do}")
+        typer.echo("The worker would refuse." if refused else "The worker would start.")
+    raise typer.Exit(int(refused))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -48,6 +48,19 @@ class StepWorkerMixin(Base):
     """The platform's model runner with ours over it."""
 
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
+        self.check(vllm_config)
+        super().__init__(vllm_config, *args, **kwargs)
+        if self.has_gdn_layers:
+            register_out_of_tree(self.gdn_layer_cls(), QwenGatedDeltaNetAttention)
+
+    def check(self, vllm_config: VllmConfig) -> None:
+        """All that is refused before anything is loaded; needs nothing of a worker that is made.
+
+        Raises:
+            IncompatibleStackError: Another version of vLLM or vLLM-Ascend, or other seams.
+            RuntimeError: The worker is for another platform.
+            ValueError: Options that are not supported, each with what to do.
+        """
         check_version()
         check_seams(vllm_seams())
         expected, found = self.device_type, current_platform.device_type
@@ -72,9 +85,6 @@ class StepWorkerMixin(Base):
                 "ascend-gdn: %s has no GDN layers; the worker behaves as vLLM's own.",
                 vllm_config.model_config.model,
             )
-        super().__init__(vllm_config, *args, **kwargs)
-        if self.has_gdn_layers:
-            register_out_of_tree(self.gdn_layer_cls(), QwenGatedDeltaNetAttention)
 
     def check_platform(self, vllm_config: VllmConfig) -> None:
         """What the platform adds to the checks, before vLLM's worker is made."""

@@ -58,6 +58,7 @@ def vllm_seams() -> Seams:
         QwenGatedDeltaNetAttention as Layer,
     )
     from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadataBuilder as Builder
+    from vllm.v1.worker.block_table import BlockTable
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner as Runner
 
     return shared_seams(Layer, Builder, Runner) | {
@@ -72,6 +73,16 @@ def vllm_seams() -> Seams:
         Runner._get_mamba_bufs: "self",
         Runner._sample: "self logits spec_decode_metadata",
         Runner._dummy_sampler_run: "self hidden_states",
+        Runner.may_reinitialize_input_batch: "self kv_cache_config",
+        Runner.execute_model: "self scheduler_output",
+        Runner.sample_tokens: "self grammar_output",
+        Runner.capture_model: "self",
+        BlockTable.__init__: (
+            "self block_size max_num_reqs max_num_blocks_per_req max_num_batched_tokens pin_memory "
+            "device kernel_block_size cp_kv_cache_interleave_size"
+        ),
+        BlockTable.compute_slot_mapping: "self num_reqs query_start_loc positions",
+        BlockTable.commit_block_table: "self num_reqs",
     }
 
 
