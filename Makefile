@@ -17,8 +17,8 @@ export TORCH_COMPILE_DISABLE ?= 1
 # anew: an engine takes 17 seconds to start instead of 10.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup setup-ascend demo serve train test test-all unit lowering lint docs wheel format \
-	bench requirements clean
+.PHONY: help setup setup-ascend demo serve train test test-all unit fuzz lowering lint docs wheel \
+	format bench requirements clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,12 @@ test-all: setup setup-ascend ## all tests
 unit: setup setup-ascend ## the tests that start no engine
 	$(PYTEST) -m "not engine" $(ARGS)
 	$(PYTEST_ASCEND) -m "not engine" $(ARGS)
+
+# By rules that hypothesis shrinks, then in volume: as many steps as ARGS='--steps 200000' says.
+fuzz: setup ## random sequences of steps against a slow model: a million steps, in ten minutes
+	VLLM_LOGGING_LEVEL=ERROR OMP_NUM_THREADS=1 FUZZ_EXAMPLES=2000 \
+		.venv/bin/pytest -q tests/fuzz/test_machine.py
+	VLLM_LOGGING_LEVEL=ERROR OMP_NUM_THREADS=1 .venv/bin/python tests/fuzz $(ARGS)
 
 lowering: ## lower our Triton kernels for Ascend, without an NPU, with what is in .venv-lowering
 	@PYTHON=$(PYTHON) scripts/bootstrap.sh lowering
