@@ -54,7 +54,7 @@ unit: setup setup-ascend ## the tests that start no engine
 	$(PYTEST_ASCEND) -m "not engine" $(ARGS)
 
 # By rules that hypothesis shrinks, then in volume: as many steps as ARGS='--steps 200000' says.
-fuzz: setup ## random sequences of steps against a slow model: a million steps, in ten minutes
+fuzz: setup ## random sequences of steps against a slow model: a million of them, a quarter of an hour
 	VLLM_LOGGING_LEVEL=ERROR OMP_NUM_THREADS=1 FUZZ_EXAMPLES=2000 \
 		.venv/bin/pytest -q tests/fuzz/test_machine.py
 	VLLM_LOGGING_LEVEL=ERROR OMP_NUM_THREADS=1 .venv/bin/python tests/fuzz $(ARGS)

@@ -18,7 +18,8 @@ from .handed_out import (
     group_fields,
     shared_fields,
 )
-from .model import Config, Step, decode_tables, ring_tables, token_indx
+from .model import Config, Step
+from .tables import decode_tables, ring_tables, token_indx
 
 UNSENT = -9
 """On the device, before anything was sent."""
@@ -125,13 +126,12 @@ class SlotChecks:
 
 def check_metadata(groups: list[Any], step: Step, slot: SlotChecks, tables: dict[str, Any]) -> None:
     """Check what the builder of each group handed out for a step."""
-    common = shared_fields(step, tables)
+    common, first = shared_fields(step, tables), vars(groups[0])
     for group, metadata in enumerate(groups):
+        own = vars(metadata)
         for name, expected in common.items():
-            found = getattr(metadata, name)
-            if group and found is getattr(groups[0], name):
-                continue
-            check_field(f"group {group}: {name}", found, expected, slot)
+            if not group or own[name] is not first[name]:
+                check_field(f"group {group}: {name}", own[name], expected, slot)
         for name, expected in group_fields(step, group).items():
             check_field(f"group {group}: {name}", getattr(metadata, name), expected, slot)
         meta = metadata.non_spec_prefill_fallback_meta

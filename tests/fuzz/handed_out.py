@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the builders must hand out for a step of the model, as lists: part of the slow model."""
+"""What the builders must hand out, as lists: part of the slow model.
+
+Names are those of vLLM's ``GDNAttentionMetadata`` (0.23.0) and of attention/metadata.py.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from typing import Any
 
 from ascend_gdn.attention.table_layout import CHUNK_SIZE, LARGE_BLOCK_SIZE
 
-from .model import CONV_HISTORY, NULL_BLOCK, Step, block_rows, padded, token_indx
+from .model import CONV_HISTORY, NULL_BLOCK, Step
+from .tables import block_rows, padded, token_indx
 
 Tables = dict[str, list[Any]]
 

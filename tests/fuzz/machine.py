@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from .drive import LENGTHS
 from .model import Config
-from .runner import one_rank
-from .world import World
+from .stand_ins import one_rank
+from .world import Parts, World
 
 lengths = st.sampled_from(LENGTHS) | st.integers(1, 300)
 places = st.integers(0, 7)
@@ -42,6 +42,8 @@ def configs(draw: Any) -> Config:
 class Machine(RuleBasedStateMachine):
     """Steps of one worker."""
 
+    parts: Parts | None = None
+
     def __init__(self) -> None:
         super().__init__()
         self.patch = one_rank()
@@ -52,7 +54,7 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(config=configs(), prompts=st.lists(lengths, min_size=1, max_size=4))
     def start(self, config: Config, prompts: list[int]) -> None:
-        self.world = World(config)
+        self.world = World(config, self.parts)
         for prompt in prompts:
             self.do("arrive", prompt)
 

@@ -7,54 +7,27 @@ vLLM's own are the batch, ``_update_states`` and ``_build_attention_metadata``; 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.utils import CpuGpuBuffer
-from vllm.v1.worker import gpu_model_runner
 from vllm.v1.worker.gpu_input_batch import InputBatch
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
-from ascend_gdn.attention.context_parallel import (
-    ContextParallelBatch,
-    ContextParallelSplit,
-    split_context_parallel,
-    tables_of,
-)
-from ascend_gdn.attention.cpu import StepCPUGDNAttentionMetadataBuilder
+from ascend_gdn.attention.context_parallel import ContextParallelBatch
 from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
-from both_sides.workloads import Workload, builder_arguments
+from both_sides.workloads import CPU, Workload, builder_arguments
 
 from .model import CONV_HISTORY, Config
+from .stand_ins import AttentionBuilder, AttentionGroup
 
 MAX_MODEL_LEN = 3200
-CPU = torch.device("cpu")
-VOCAB = 1000
-
-
-@contextmanager
-def one_rank() -> Iterator[None]:
-    """vLLM asks a process group that a test does not have."""
-    group = SimpleNamespace(is_last_rank=True)
-    with mock.patch.object(gpu_model_runner, "get_pp_group", return_value=group):
-        yield
-
-
-def block_columns(config: Config) -> int:
-    """Of a state's block table."""
-    columns = 1 + config.num_spec
-    if config.block_size:
-        columns += MAX_MODEL_LEN // config.block_size
-    return columns
 
 
 class VllmRunner:
@@ -143,14 +116,16 @@ class VllmRunner:
             self.attn_groups.append([AttentionGroup(builder, [f"layer {number}"])])
 
     def may_reinitialize_input_batch(self) -> None:
-        groups, columns = len(self.attn_groups), block_columns(self.config)
+        groups, columns = len(self.attn_groups), 1 + self.config.num_spec
+        if self.config.block_size:
+            columns += MAX_MODEL_LEN // self.config.block_size
         self.input_batch = InputBatch(
             max_num_reqs=self.config.max_seqs,
             max_model_len=MAX_MODEL_LEN,
             max_num_batched_tokens=self.config.max_tokens,
             device=CPU,
             pin_memory=False,
-            vocab_size=VOCAB,
+            vocab_size=1000,
             block_sizes=[1024] * groups,
             kernel_block_sizes=[1024] * groups,
             max_num_blocks_per_req=[columns] * groups,
@@ -265,62 +240,11 @@ class VllmRunner:
         return self.run(lengths, 0, self.speculative_config is not None, capture)
 
 
-class AttentionBuilder:
-    """Of a group that is not ours."""
-
-    supports_update_block_table = False
-
-    def build(self, **_: Any) -> None:
-        return None
-
-    def build_for_cudagraph_capture(self, _: Any) -> None:
-        return None
-
-
-class AttentionGroup:
-    def __init__(self, builder: Any, layer_names: list[str]) -> None:
-        self.metadata_builders, self.layer_names = [builder], layer_names
-
-    def get_metadata_builder(self, _: int) -> Any:
-        return self.metadata_builders[0]
-
-
 class Runner(StepModelRunnerMixin, VllmRunner):
     """Ours; under context parallelism it tells the step of the whole batch, as on Ascend."""
-
-    def __init__(self, config: Config, builder_cls: type) -> None:
-        super().__init__(config, builder_cls)
 
     def _gdn_step_inputs(self, groups: list[int], idle: bool) -> StepInputs:
         inputs = super()._gdn_step_inputs(groups, idle)
         if idle or self.config.ranks == 1:
             return inputs
         return replace(inputs, context_parallel=self.whole_batch)
-
-
-class PartsBuilder(StepGDNAttentionMetadataBuilder):
-    """As that of Ascend under context parallelism (``attention/ascend.py``)."""
-
-    plans_decodes = False
-
-    def _split_batch(self, step: Any, common: Any, draft_tokens: Any) -> Any:
-        batch = step.inputs.context_parallel
-        if batch is None:
-            return super()._split_batch(step, common, draft_tokens)
-        return split_context_parallel(
-            common.query_start_loc_cpu.numpy(), common.seq_lens_cpu_upper_bound.numpy(), batch
-        )
-
-    def _add_groups(self, groups: list[Any], step: Any, split: Any) -> None:
-        super()._add_groups(groups, step, split)
-        if isinstance(split, ContextParallelSplit):
-            for group, metadata in enumerate(groups):
-                metadata.context_parallel = tables_of(step.slot, split, group)
-
-
-def builder_cls(config: Config) -> type:
-    if config.ranks > 1:
-        return PartsBuilder
-    if config.slots == "host":
-        return StepCPUGDNAttentionMetadataBuilder
-    return StepGDNAttentionMetadataBuilder

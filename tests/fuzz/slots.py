@@ -14,7 +14,8 @@ from ascend_gdn.attention.step_metadata import require_step_metadata
 from both_sides.workloads import CPU
 
 from .checks import Fault, Fence, SlotChecks, check_metadata, check_spec_layout, require
-from .model import Config, Step, chunk_tables
+from .model import Config, Step
+from .tables import chunk_tables
 
 GENERATION = "non_spec_prefill_fallback_meta.generation"
 

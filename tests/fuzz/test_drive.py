@@ -7,8 +7,8 @@ import pytest
 
 from .drive import random_world
 from .faults import FAULTS
-from .runner import one_rank
 from .shrink import shrink
+from .stand_ins import one_rank
 
 SEQUENCES, ACTIONS = 120, 200
 

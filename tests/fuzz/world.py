@@ -17,9 +17,10 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from ascend_gdn.attention.errors import GDNContractError
 from ascend_gdn.attention.pool import StepBufferPool
 
+from .builders import builder_cls
 from .checks import Fault, require
 from .model import NULL_BLOCK, Config, Row, Step
-from .runner import Runner, builder_cls
+from .runner import Runner
 from .scheduler import Request, Scheduler, Turn
 from .slots import Slots
 
@@ -151,6 +152,8 @@ class World:
             self.scheduler.row(turn, own)
             for turn, own in zip(in_order, lengths.tolist(), strict=True)
         ]
+        found = runner.optimistic_seq_lens_cpu[: len(rows)].tolist()
+        require("seq_lens on the host", found, [row.context + row.tokens for row in rows])
         self._check_counts([row.kept for row in rows])
         padded, tokens = 0, int(lengths.sum())
         if config.ranks == 1:
