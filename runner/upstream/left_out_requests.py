@@ -5,7 +5,8 @@ The token budget or a lack of blocks can leave a running request out of a step. 
 the batch then, and adds it again as one that kept a single token (``add_request`` in
 v1/worker/gpu_input_batch.py): its GDN layers go on from the wrong one of the states that its drafts
 left. Under asynchronous scheduling its drafts are -1 as well, which ends the engine on CUDA
-(vllm-project/vllm#37159).
+(vllm-project/vllm#37159). Under it, too, counts that were swapped with their rows are looked up by
+the rows of the last step.
 
 Versions: vLLM 0.23.0, vllm-ascend 0.23.0 and 0.23.0.post1. Delete when the runner keeps the counts
 of requests that it takes from the batch, as vLLM's V2 runner does.
