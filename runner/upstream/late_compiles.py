@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle, islice
+from time import perf_counter
 
 import torch
 from vllm import SamplingParams
@@ -111,7 +112,7 @@ class CompiledAtStartMixin(Base):
             or self.is_pooling_model
         ):
             return
-        zeroed = cycle(ZEROED)
+        zeroed, started = cycle(ZEROED), perf_counter()
         decoded = 1 + self.num_spec_tokens
         running: dict[str, int] = {}
         gone: set[str] = set()
@@ -127,7 +128,10 @@ class CompiledAtStartMixin(Base):
             running, gone = new, set(decoding)
         self._run_made_up({}, GREEDY, {}, gone | running.keys(), 0)
         self.gdn_stats.reset()
-        logger.info("ascend-gdn: ran %d steps of made-up requests.", step + 2)
+        logger.info(
+            "ascend-gdn: ran %d steps of made-up requests in %.1f s, so that no request waits for "
+            "a kernel.", step + 2, perf_counter() - started,
+        )  # fmt: skip
 
     def _run_made_up(
         self,
