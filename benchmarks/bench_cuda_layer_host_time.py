@@ -3,8 +3,8 @@
 
     benchmarks/bench_cuda_layer_host_time.py [--rounds 15] [--json FILE]
 
-Both launch the same kernels, with sixteen key and thirty-two value heads of 128, as Qwen3-Next has
-on one rank. "host" is what the host does until it is free again, "all" the time until the device is
+Each on its own kernels, with sixteen key and thirty-two value heads of 128, as Qwen3-Next has on
+one rank. "host" is what the host does until it is free again, "all" the time until the device is
 done, both a call over several calls in a row. Below some thousand tokens the host is what counts.
 """
 

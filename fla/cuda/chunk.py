@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gated DeltaNet prefill on CUDA by our own kernels, over the step's tables and the paged states.
 
-Three launches a layer, the convolution's among them, where vLLM 0.23.0 has seven, and a gather, a
+Three launches a layer, the convolution's among them, where vLLM 0.23.0 has eight, and a gather, a
 mask and a scatter of the states around them.
 """
 

@@ -39,9 +39,8 @@ class FlashInferChunkGatedDeltaRule(ChunkGatedDeltaRule):
             from flashinfer.gdn_prefill import chunk_gated_delta_rule
         except ImportError as error:
             raise ImportError(
-                f"gdn_prefill_backend 'flashinfer', which 'auto' means on Hopper: got {error}, "
-                "expected FlashInfer to be installed; install it, or pass "
-                "--gdn-prefill-backend triton"
+                f"gdn_prefill_backend 'flashinfer': got {error}, expected FlashInfer to be "
+                "installed; install it, or leave --gdn-prefill-backend out"
             ) from error
         self._kernel = chunk_gated_delta_rule
 
