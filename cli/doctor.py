@@ -37,6 +37,18 @@ def installed(name: str) -> str | None:
         return None
 
 
+def driver() -> Iterator[Finding]:
+    """Asked first: without it vLLM cannot even be imported beside vllm-ascend."""
+    if find_spec("vllm_ascend") and not find_spec("torch_npu"):
+        yield Finding(
+            "NPU driver",
+            "refused",
+            "vllm-ascend without torch_npu: no NPU driver to talk to",
+            "install CANN's driver and torch-npu as vllm-ascend asks for (npu-smi info shows it); "
+            "without an NPU: pip uninstall vllm-ascend",
+        )
+
+
 def stack() -> Iterator[Finding]:
     """The versions, then the functions that are built on."""
     from ascend_gdn.runner.checks.npu_seams import check_ascend_version
@@ -69,15 +81,7 @@ def platform() -> Iterator[Finding]:
     from ascend_gdn.cli.engine_run import WORKERS
 
     device = current_platform.device_type
-    if find_spec("vllm_ascend") and not find_spec("torch_npu"):
-        yield Finding(
-            "platform",
-            "refused",
-            "vllm-ascend without torch_npu: no NPU driver to talk to",
-            "install CANN's driver and torch-npu as vllm-ascend asks for (npu-smi info shows it); "
-            "without an NPU: pip uninstall vllm-ascend",
-        )
-    elif device not in WORKERS:
+    if device not in WORKERS:
         yield Finding(
             "platform",
             "refused",
@@ -199,17 +203,18 @@ def captures_of(device: str, sizes: list[int]) -> Iterator[Finding]:
 
 
 def examine(flags: list[str]) -> list[Finding]:
-    """All findings; the checks after a stack or platform that is refused are left out."""
+    """All findings; after a driver, stack or platform that is refused the others are left out."""
     checks: list[tuple[str, Check]] = [
-        ("stack", stack), ("command", command), ("platform", platform), ("Triton", triton),
-        ("FlashInfer", flashinfer), ("CPU", cpu), ("plug-ins", plug_ins),
+        ("NPU driver", driver), ("stack", stack), ("command", command), ("platform", platform),
+        ("Triton", triton), ("FlashInfer", flashinfer), ("CPU", cpu), ("plug-ins", plug_ins),
     ]  # fmt: skip
     if flags:
         checks.append(("model", lambda: configuration(flags)))
     found: list[Finding] = []
     for name, check in checks:
         found += _findings(name, check)
-        if name in ("stack", "platform") and found[-1].level == "refused":
+        refused = bool(found) and found[-1].level == "refused"
+        if refused and name in ("NPU driver", "stack", "platform"):
             break
     return found
 
