@@ -47,8 +47,9 @@ class CPUWorker(StepWorkerMixin, VllmCPUWorker):
                     dtype,
                 )
 
-    def check_platform(self, vllm_config: VllmConfig) -> None:
-        if self.has_gdn_layers:
+    @classmethod
+    def check_platform(cls, vllm_config: VllmConfig, has_gdn_layers: bool) -> None:
+        if has_gdn_layers:
             refuse_unsupported_on_cpu(vllm_config)
 
     def gdn_layer_cls(self) -> type[StepCPUGatedDeltaNetAttention]:

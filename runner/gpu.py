@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from vllm.config import CUDAGraphMode, VllmConfig
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 from vllm.v1.worker.gpu_worker import Worker
 
+from ascend_gdn.runner.checks.errors import refuse_together
 from ascend_gdn.runner.checks.gpu_refusals import refuse_unsupported_on_gpu, settle_prefill_backend
 from ascend_gdn.runner.checks.gpu_seams import gpu_seams
 from ascend_gdn.runner.checks.seams import check_seams
@@ -44,11 +47,14 @@ class GPUWorker(StepWorkerMixin, Worker):
     device_type = "cuda"
     model_runner_cls = StepGPUModelRunner
 
-    def check_platform(self, vllm_config: VllmConfig) -> None:
-        if self.has_gdn_layers:
+    @classmethod
+    def check_platform(cls, vllm_config: VllmConfig, has_gdn_layers: bool) -> None:
+        if has_gdn_layers:
             check_seams(gpu_seams())
-            refuse_unsupported_on_gpu(vllm_config)
-            settle_prefill_backend(vllm_config)
+            refuse_together(
+                partial(refuse_unsupported_on_gpu, vllm_config),
+                partial(settle_prefill_backend, vllm_config),
+            )
 
     def gdn_layer_cls(self) -> type:
         # It builds on Triton kernels, which are there only where Triton is.

@@ -92,12 +92,11 @@ class NPUWorker(StepWorkerMixin, AscendNPUWorker):
     device_type = "npu"
     model_runner_cls = StepNPUModelRunner
 
-    def check_platform(self, vllm_config: VllmConfig) -> None:
+    @classmethod
+    def check_platform(cls, vllm_config: VllmConfig, has_gdn_layers: bool) -> None:
         check_ascend_version()
         check_seams(ascend_seams())
-        refuse_unsupported_on_ascend(
-            vllm_config, is_310p=is_310p(), has_gdn_layers=self.has_gdn_layers
-        )
+        refuse_unsupported_on_ascend(vllm_config, is_310p=is_310p(), has_gdn_layers=has_gdn_layers)
         repair_all2all_backend(vllm_config)
 
     def gdn_layer_cls(self) -> type:

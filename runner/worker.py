@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 from vllm.config import VllmConfig
@@ -15,7 +16,9 @@ from vllm.v1.worker.worker_base import CompilationTimes
 
 from ascend_gdn.runner.base import Base
 from ascend_gdn.runner.checks.additional_options import unread_options
+from ascend_gdn.runner.checks.errors import refuse_together
 from ascend_gdn.runner.checks.refusals import has_gdn_layers, refuse_unaligned, refuse_unsupported
+from ascend_gdn.runner.checks.rivals import refuse_rival
 from ascend_gdn.runner.checks.seams import check_seams, check_version, vllm_seams
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 
@@ -27,16 +30,10 @@ def register_out_of_tree(layer_cls: type, replaced: type[PluggableLayer | Custom
 
     Once a process: vLLM 0.23.0 keeps out-of-tree layers in one registry by name.
     """
+    refuse_rival(replaced, layer_cls)
     name = replaced.__name__
-    registered = op_registry_oot.get(name)
-    if registered is None:
+    if name not in op_registry_oot:
         replaced.register_oot(layer_cls, name=name)
-    elif registered is not layer_cls:
-        raise RuntimeError(
-            f"ascend-gdn: got {registered.__module__}.{registered.__qualname__} registered for "
-            f"{name}, expected none: another plug-in replaces the same layer. Switch it off "
-            "(VLLM_PLUGINS) or use its own worker."
-        )
 
 
 class StepWorkerMixin(Base):
@@ -48,13 +45,14 @@ class StepWorkerMixin(Base):
     """The platform's model runner with ours over it."""
 
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
-        self.check(vllm_config)
+        self.has_gdn_layers = self.check(vllm_config)
         super().__init__(vllm_config, *args, **kwargs)
         if self.has_gdn_layers:
             register_out_of_tree(self.gdn_layer_cls(), QwenGatedDeltaNetAttention)
 
-    def check(self, vllm_config: VllmConfig) -> None:
-        """All that is refused before anything is loaded; needs nothing of a worker that is made.
+    @classmethod
+    def check(cls, vllm_config: VllmConfig) -> bool:
+        """Refuse what is refused before anything is loaded; returns whether there are GDN layers.
 
         Raises:
             IncompatibleStackError: Another version of vLLM or vLLM-Ascend, or other seams.
@@ -63,18 +61,20 @@ class StepWorkerMixin(Base):
         """
         check_version()
         check_seams(vllm_seams())
-        expected, found = self.device_type, current_platform.device_type
+        expected, found = cls.device_type, current_platform.device_type
         if found != expected:
             raise RuntimeError(
                 f"ascend-gdn: got vLLM on {found!r}, expected {expected!r}: this --worker-cls is "
                 f"for {expected}. Choose the worker of your platform, or leave --worker-cls out."
             )
-        self.has_gdn_layers = has_gdn_layers(vllm_config)
-        self.check_platform(vllm_config)
-        if self.has_gdn_layers:
-            refuse_unsupported(vllm_config)
+        gdn = has_gdn_layers(vllm_config)
+        checks = [partial(cls.check_platform, vllm_config, gdn)]
+        if gdn:
+            checks.append(partial(refuse_unsupported, vllm_config))
+        refuse_together(*checks)
+        if gdn:
             unread = unread_options(vllm_config)
-            if unread and self.device_type != "npu":  # vLLM-Ascend reads dozens there
+            if unread and cls.device_type != "npu":  # vLLM-Ascend reads dozens there
                 logger.warning(
                     "ascend-gdn: neither vLLM nor ascend-gdn reads %s of --additional-config: they "
                     "do nothing, unless another plug-in reads them.",
@@ -85,8 +85,10 @@ class StepWorkerMixin(Base):
                 "ascend-gdn: %s has no GDN layers; the worker behaves as vLLM's own.",
                 vllm_config.model_config.model,
             )
+        return gdn
 
-    def check_platform(self, vllm_config: VllmConfig) -> None:
+    @classmethod
+    def check_platform(cls, vllm_config: VllmConfig, has_gdn_layers: bool) -> None:
         """What the platform adds to the checks, before vLLM's worker is made."""
 
     def gdn_layer_cls(self) -> type[QwenGatedDeltaNetAttention]:

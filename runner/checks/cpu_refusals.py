@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from vllm.config import VllmConfig
 
-from ascend_gdn.runner.checks.refusals import raise_if_refused, vision_options
+from ascend_gdn.runner.checks.errors import raise_if_refused
+from ascend_gdn.runner.checks.refusals import vision_options
 
 
 def refuse_unsupported_on_cpu(vllm_config: VllmConfig) -> None:

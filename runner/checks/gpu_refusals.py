@@ -12,7 +12,7 @@ from vllm.logger import init_logger
 from vllm.platforms import current_platform
 
 from ascend_gdn.runner.checks.additional_options import additional_option
-from ascend_gdn.runner.checks.refusals import raise_if_refused
+from ascend_gdn.runner.checks.errors import raise_if_refused
 
 logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 
-from ascend_gdn.runner.checks.refusals import raise_if_refused
+from ascend_gdn.runner.checks.errors import raise_if_refused
 
 logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
 

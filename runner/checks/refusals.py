@@ -9,6 +9,7 @@ from vllm.config import ModelConfig, MultiModalConfig, VllmConfig
 
 from ascend_gdn.runner.align_scheduler import AlignedAsyncScheduler, AlignedScheduler
 from ascend_gdn.runner.checks.additional_options import gdn_options, refused_options
+from ascend_gdn.runner.checks.errors import raise_if_refused
 
 GDN_MODEL_TYPES = frozenset({"qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"})
 """Text models whose linear attention is ``QwenGatedDeltaNetAttention`` in vLLM 0.23.0
@@ -125,12 +126,3 @@ def vision_options(model: ModelConfig) -> MultiModalConfig | None:
 def _divisors(*numbers: int) -> str:
     common = gcd(*numbers)
     return ", ".join(str(size) for size in range(1, common + 1) if common % size == 0)
-
-
-def raise_if_refused(*checks: tuple[bool, str]) -> None:
-    """Raise ``ValueError`` with the messages of all checks that refuse."""
-    refusals = [message for refused, message in checks if refused]
-    if refusals:
-        raise ValueError(
-            "ascend-gdn does not support this configuration: " + "; ".join(refusals) + "."
-        )

@@ -10,6 +10,7 @@ from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedD
 from ascend_gdn.attention.stats import GDNStats
 from ascend_gdn.fla.cpu.gdn import StepCPUGatedDeltaNetAttention
 from ascend_gdn.runner import worker as module
+from ascend_gdn.runner.checks.errors import raise_if_refused
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from ascend_gdn.runner.worker import StepWorkerMixin, register_out_of_tree
 
@@ -106,6 +107,17 @@ def test_a_refused_option_stops_before_anything_is_registered(registry):
     with pytest.raises(ValueError, match="--enable-lora"):
         Worker(named_config(lora_config=object()))
     assert NAME not in registry
+
+
+def test_what_the_platform_refuses_is_said_with_the_rest(registry):
+    class OfPlatform(Worker):
+        @classmethod
+        def check_platform(cls, vllm_config, has_gdn_layers):
+            raise_if_refused((has_gdn_layers, "got X, expected Y; pass --z"))
+
+    with pytest.raises(ValueError, match=r"pass --z; got LoRA, .*--enable-lora"):
+        OfPlatform(named_config(lora_config=object()))
+    assert OfPlatform.check(named_config(model_type="llama")) is False
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The error of a configuration that is refused; needs no vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+
+class UnsupportedError(ValueError):
+    """Options that the worker does not serve, each with what to do."""
+
+    def __init__(self, refusals: Iterable[str]) -> None:
+        self.refusals = tuple(refusals)
+        """"got …, expected …; what to do", one for each."""
+        super().__init__(
+            "ascend-gdn does not support this configuration: " + "; ".join(self.refusals) + "."
+        )
+
+
+def raise_if_refused(*checks: tuple[bool, str]) -> None:
+    """Raise :class:`UnsupportedError` with the messages of all checks that refuse."""
+    refusals = [message for refused, message in checks if refused]
+    if refusals:
+        raise UnsupportedError(refusals)
+
+
+def refuse_together(*checks: Callable[[], None]) -> None:
+    """Run all, and raise one :class:`UnsupportedError` with what any of them refuses."""
+    refusals = [refusal for check in checks for refusal in _refusals_of(check)]
+    if refusals:
+        raise UnsupportedError(refusals)
+
+
+def _refusals_of(check: Callable[[], None]) -> tuple[str, ...]:
+    try:
+        check()
+    except UnsupportedError as error:
+        return error.refusals
+    return ()
