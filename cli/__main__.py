@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -65,23 +63,22 @@ def doctor(
 ) -> None:
     """Say whether the worker would start here, also with MODEL and vLLM's flags, and what to do.
 
-    Nothing is loaded. The exit code is 1 where the worker would refuse.
+    No weights are loaded. The exit code is 1 where the worker would refuse.
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # before vLLM is imported
-    from ascend_gdn.cli.doctor import examine
+    from rich.console import Console
 
-    findings = examine(["--model", model, *context.args] if model else [])
-    refused = any(each.level == "refused" for each in findings)
+    from ascend_gdn.cli.doctor import report
+    from ascend_gdn.cli.doctor.examination import examine
+
+    if model is not None and model.startswith("-"):
+        raise typer.BadParameter("give MODEL first, then vLLM's flags", param_hint=model)
+    examination = examine(["--model", model, *context.args] if model else [])
     if as_json:
-        report = {"starts": not refused, "findings": [asdict(each) for each in findings]}
-        typer.echo(json.dumps(report, indent=2))
+        typer.echo(report.as_json(examination))
     else:
-        for each in findings:
-            typer.echo(f"{each.level:8} {each.check}: {each.found}")
-            if each.do:
-                typer.echo(f"{'':8} -> {each.do}")
-        typer.echo("The worker would refuse." if refused else "The worker would start.")
-    raise typer.Exit(int(refused))
+        report.show(examination, Console())
+    raise typer.Exit(int(not examination.starts))
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

