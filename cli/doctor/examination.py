@@ -22,8 +22,8 @@ from ascend_gdn.cli.doctor.model import model
 from ascend_gdn.cli.doctor.platform import cpu, platform, plug_ins, seams, triton
 
 
-def examine(flags: list[str]) -> Examination:
-    """Run them all; ``flags`` are vLLM's, ``--model`` among them, or none."""
+def checks_of(flags: list[str]) -> list[Check]:
+    """``flags`` are vLLM's, ``--model`` among them, or none."""
     checks = [
         Check("Python", python),
         Check("packages", packages),
@@ -43,8 +43,13 @@ def examine(flags: list[str]) -> Examination:
         checks.append(
             Check("model", partial(model, flags), needs=("platform", "worker", "Triton", "seams"))
         )
+    return checks
+
+
+def examine(flags: list[str]) -> Examination:
+    """Run them all."""
     examination = Examination()
     with redirect_stdout(sys.stderr):  # what vLLM and its plug-ins print is no part of the report
-        for check in checks:
+        for check in checks_of(flags):
             examination.run(check)
     return examination

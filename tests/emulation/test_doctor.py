@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from ..cli.doctor.set_ups import distribution, doctor, model, module, refusals
+from ..cli.doctor.set_ups import ROOT, by_check, distribution, doctor, model, module, refusals
+from .runs import OUR_WORKER
 
 NO_DRIVER = """
 def _autoload():
@@ -76,6 +81,34 @@ def test_vllm_ascend_that_is_switched_off(tmp_path):
     code, found = doctor(model(tmp_path), *flags, VLLM_PLUGINS="none")
     assert (code, refusals(found)) == (0, [])
     assert found["platform"][0]["found"].startswith("cpu")
+
+
+EMULATED = """
+import sys
+from contextlib import redirect_stdout
+from emulated_npu.install import install
+
+with redirect_stdout(sys.stderr):  # it imports vLLM, which says so
+    install()
+from ascend_gdn.cli.__main__ import main
+
+main()
+"""
+
+
+def test_what_the_worker_for_an_npu_refuses(tmp_path):
+    given = json.dumps({"xlite_graph_config": {"enabled": True}, "enable_cpu_binding": False})
+    flags = ["--enable-lora", "--additional-config", given, "--worker-cls", OUR_WORKER]
+    process = subprocess.run(
+        [sys.executable, "-P", "-c", EMULATED, "doctor", model(tmp_path), *flags, "--json"],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests/harness")},
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    found = by_check(process.stdout, process.returncode)
+    assert process.returncode == 1
+    xlite, lora = found["model"]
+    assert "needs vLLM-Ascend's Xlite worker" in xlite["expected"] + xlite["found"]
+    assert lora["do"] == "leave out --enable-lora"
 
 
 def test_another_vllm_ascend(tmp_path):

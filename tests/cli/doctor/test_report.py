@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import re
 from io import StringIO
 
 from rich.console import Console
 
+from ascend_gdn.cli.doctor.examination import checks_of
 from ascend_gdn.cli.doctor.findings import Check, Examination, advice, ok, refused
 from ascend_gdn.cli.doctor.report import show
+
+from .set_ups import ROOT
 
 
 def shown(examination: Examination) -> str:
@@ -34,3 +38,12 @@ def test_what_was_not_checked_is_named():
     said = shown(examination)
     assert "Not checked before what was refused is mended: b." in said
     assert said.endswith("The worker would refuse.\n")
+
+
+def test_the_documentation_names_all_checks():
+    rows = (ROOT / "docs/operations.md").read_text().splitlines()
+    (row,) = (row for row in rows if row.startswith("| `findings[].check` |"))
+    checks = checks_of(["--model", "m"])
+    assert re.findall(r"`([^`]+)`", row)[1:] == [check.name for check in checks]
+    names = [check.name for check in checks]
+    assert all(names.index(need) < names.index(each.name) for each in checks for need in each.needs)
