@@ -84,7 +84,7 @@ def measured(config: Any, backend: object) -> Iterator[Finding]:
         )
     if options.verify:
         yield advice(
-            "verify mode, 0.1 to 1 ms of host time a step",
+            "verify mode, which costs 0.1 to 1 ms of host time a step (docs/operations.md)",
             "off, but in days of doubt",
             "leave verify out of --additional-config",
         )
@@ -111,7 +111,7 @@ def captures_of(sizes: list[int], tokens: int) -> Iterator[Finding]:
         lengths = [2**i for i in range(top.bit_length()) if 2**i < top]
         yield advice(
             f"captures end at {largest}: prompts of {largest + 1} to {top} tokens pay about twice "
-            "(1.9 and 3.7 times at 2040 and 1000; benchmarks/results, one H200)",
+            "or more (1.9 times at 2040, 3.7 at 1000; benchmarks/results, one H200)",
             f"captures to {top}",
             f"--cudagraph-capture-sizes {' '.join(map(str, [*lengths, top]))}",
         )

@@ -28,7 +28,9 @@ def as_json(examination: Examination) -> str:
 
 
 def show(examination: Examination, console: Console) -> None:
-    table = Table("check", "", "found", "expected", "to do")
+    table = Table("check", "")
+    for header in ("found", "expected", "to do"):
+        table.add_column(header, overflow="fold")  # a name that is cut off is of no use
     to_do: list[Text] = []
     for name, finding in examination.findings:
         if finding.do:

@@ -34,7 +34,7 @@ def test_what_is_raised_is_a_finding(error, found):
 
 def test_each_refusal_is_a_finding():
     examination = Examination()
-    error = UnsupportedError(["got A, expected B; pass --b", "got C; leave it out"])
+    error = UnsupportedError("got A, expected B; pass --b", "got C; leave it out")
     examination.run(Check("a", raising(error)))
     assert [finding for _, finding in examination.findings] == [
         ok("so far"), refused("A", "B", "pass --b"), refused("C", "", "leave it out"),

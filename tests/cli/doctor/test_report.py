@@ -24,10 +24,11 @@ def shown(examination: Examination) -> str:
 def test_commands_are_in_one_line_each_to_be_copied():
     command = "pip install 'ascend-gdn[cpu]' " + "--and-so-on " * 10
     examination = Examination()
-    examination.run(Check("a", lambda: [ok("fine"), advice("[x]", "[y]", command)]))
+    examination.run(Check("a", lambda: [ok("a_long_name." * 9), advice("[x]", "[y]", command)]))
     said = shown(examination)
     assert f"\n1. {command}" in said
     assert "[x]" in said and "[y]" in said
+    assert "…" not in said
     assert said.endswith("The worker would start.\n")
 
 

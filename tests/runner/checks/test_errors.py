@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from ascend_gdn.runner.checks.errors import UnsupportedError, raise_if_refused, refuse_together
@@ -19,6 +21,12 @@ def test_all_refusals_are_in_one_error():
     assert caught.value.refusals == ("a", "b", "c")
     assert str(caught.value) == "ascend-gdn does not support this configuration: a; b; c."
     assert passed == [1]
+
+
+def test_it_is_the_same_in_another_process():
+    error = UnsupportedError("a", "b")
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.refusals, str(again)) == (error.refusals, str(error))
 
 
 def test_nothing_refused_raises_nothing():
