@@ -56,7 +56,7 @@ def test_an_unsound_combination_is_refused_before_the_model_is_loaded(
     job = Job(str(small_model), PROMPTS, engine=engine)
     process = start(job, tmp_path)
     assert process.returncode != 0
-    assert "ValueError: ascend-gdn does not support this configuration" in process.stdout
+    assert "UnsupportedError: ascend-gdn does not support this configuration" in process.stdout
     assert "under Scheduler and async_scheduling=False, expected AlignedScheduler" in process.stdout
     assert "Loading weights" not in process.stdout
 
