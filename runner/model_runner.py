@@ -65,7 +65,7 @@ class StepModelRunnerMixin(LeftOutRequestsMixin, PrefillsNeedNoGraphMixin):
         ):
             built = super()._build_attention_metadata(*args, **kwargs)
         if self.gdn_metrics is not None:
-            self.gdn_metrics.publish()
+            self.gdn_metrics.step_built()
         return built
 
     def _dummy_run(self, *args: Any, **kwargs: Any) -> Any:
@@ -74,10 +74,18 @@ class StepModelRunnerMixin(LeftOutRequestsMixin, PrefillsNeedNoGraphMixin):
 
     def publish_gdn_metrics(self) -> None:
         """From here on, where anybody reads them."""
+        self.end_gdn_metrics()
         if self.gdn_steps is not None and is_asked_for():
             parallel = self.parallel_config
-            ranks = parallel.rank, parallel.data_parallel_rank
-            self.gdn_metrics = GDNMetrics(self.gdn_stats, *ranks)
+            # data_parallel_rank is 0 in all engines of a dense model (v1/engine/core.py, 0.23.0).
+            engine = parallel.data_parallel_index
+            self.gdn_metrics = GDNMetrics(self.gdn_stats, parallel.rank, engine)
+
+    def end_gdn_metrics(self) -> None:
+        """Publish what was counted until now, and nothing from here on."""
+        if self.gdn_metrics is not None:
+            self.gdn_metrics.end()
+            self.gdn_metrics = None
 
     def warm_up_prefill(self) -> None:
         """Run a prefill once, with the KV cache in place, where the first would compile kernels."""

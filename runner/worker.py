@@ -132,5 +132,6 @@ class StepWorkerMixin(Base):
             if counts["steps"]:
                 said = ", ".join(f"{name} {count:.0f}" for name, count in counts.items())
                 logger.info("ascend-gdn: ends after %s.", said)
+            self.model_runner.end_gdn_metrics()
             self.model_runner.close_gdn_pools()
         super().shutdown()

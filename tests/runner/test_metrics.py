@@ -7,8 +7,13 @@ import os
 import re
 import subprocess
 import sys
+import time
+from threading import active_count
 
 import pytest
+
+from ascend_gdn.attention.stats import GDNStats
+from ascend_gdn.runner.metrics import GDNMetrics
 
 PUBLISH = """
 import sys
@@ -23,9 +28,11 @@ for step in range(4):
         stats.plans_built += 1
         stats.plans_reused += 2
         stats.bytes_copied += 1000
+        stats.table_kernels += 3
+        stats.slot_waits += 4
         stats.host_ns += 50_000
-    metrics.publish()
-metrics.publish()  # nothing new
+    metrics.step_built()
+metrics.end()
 """
 SCRAPE = """
 from prometheus_client import CollectorRegistry, generate_latest, multiprocess
@@ -61,6 +68,8 @@ def scraped(tmp_path_factory) -> dict[str, float]:
         ("plans_built_total", 2),
         ("plans_reused_total", 4),
         ("bytes_copied_total", 2000),
+        ("table_kernels_total", 6),
+        ("slot_waits_total", 8),
         ("metadata_host_seconds_count", 2),
         ("metadata_host_seconds_sum", 1e-4),
     ],
@@ -74,3 +83,74 @@ def test_the_histogram_has_the_host_time(scraped):
     name = 'ascend_gdn:metadata_host_seconds_bucket{{engine="0",le="{}",worker="0"}}'
     assert scraped[name.format("4e-05")] == 0
     assert scraped[name.format("6e-05")] == 2
+
+
+SLOW = 3600.0
+"""Seconds: it publishes nothing by itself."""
+
+
+@pytest.fixture
+def make():
+    """Metrics that end with the test."""
+    made = []
+
+    def make(stats: GDNStats, interval: float) -> GDNMetrics:
+        made.append(GDNMetrics(stats, 0, 0, interval))
+        return made[-1]
+
+    yield make
+    for metrics in made:
+        metrics.end()
+
+
+def value(metrics: GDNMetrics, name: str) -> float:
+    return metrics._counters[name]._value.get()
+
+
+def observed(metrics: GDNMetrics) -> float:
+    samples = {sample.name: sample.value for sample in metrics._host_seconds._child_samples()}
+    return samples["_count"]
+
+
+def test_a_step_itself_publishes_nothing(make):
+    stats = GDNStats()
+    metrics = make(stats, SLOW)
+    stats.steps, stats.host_ns = 1, 1000
+    metrics.step_built()
+    assert (value(metrics, "steps"), observed(metrics)) == (0, 0)
+    metrics.end()
+    assert (value(metrics, "steps"), observed(metrics)) == (1, 1)
+
+
+def test_the_last_step_before_a_pause_is_seen_without_another_one(make):
+    stats = GDNStats()
+    metrics = make(stats, 0.01)
+    stats.steps, stats.host_ns = 1, 1000
+    metrics.step_built()
+    deadline = time.monotonic() + 10
+    while observed(metrics) == 0 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (value(metrics, "steps"), observed(metrics)) == (1, 1)
+
+
+def test_counts_that_were_reset_are_counted_from_there(make):
+    stats = GDNStats()
+    metrics = make(stats, 0.01)
+    stats.steps, stats.host_ns = 5, 1000
+    metrics.step_built()
+    time.sleep(0.1)
+    stats.reset()
+    metrics.step_built()
+    time.sleep(0.1)
+    stats.steps, stats.host_ns = 2, 500
+    metrics.step_built()
+    metrics.end()
+    assert (value(metrics, "steps"), observed(metrics)) == (7, 2)
+
+
+def test_nothing_is_left_running(make):
+    before = active_count()
+    metrics = make(GDNStats(), SLOW)
+    assert active_count() == before + 1
+    metrics.end()
+    assert active_count() == before

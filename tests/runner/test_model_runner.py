@@ -12,6 +12,8 @@ import torch
 from ascend_gdn.attention.builder import StepGDNAttentionMetadataBuilder
 from ascend_gdn.attention.errors import GDNContractError
 from ascend_gdn.attention.table_layout import cumsum_block_size
+from ascend_gdn.runner import model_runner as module
+from ascend_gdn.runner.metrics import VARIABLE
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from both_sides.workloads import Batch, Workload, builder_arguments
 
@@ -26,7 +28,11 @@ class StubRunner:
             hf_text_config=SimpleNamespace(linear_num_value_heads=8)
         )
         self.parallel_config = SimpleNamespace(
-            tensor_parallel_size=2, prefill_context_parallel_size=1
+            tensor_parallel_size=2,
+            prefill_context_parallel_size=1,
+            rank=1,
+            data_parallel_rank=0,
+            data_parallel_index=2,
         )
         self.vllm_config = SimpleNamespace(additional_config={"gdn_table_fill": "triton"})
         self.speculative_config = None
@@ -219,3 +225,26 @@ def test_a_model_without_gdn_layers_runs_as_upstream(mocker):
     assert runner.gdn_steps is None
     assert runner._build_attention_metadata(lambda _: "metadata") == "metadata"
     assert runner.seen == [None]
+
+
+def test_metrics_only_where_somebody_reads_them(runner, monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    runner.publish_gdn_metrics()
+    assert runner.gdn_metrics is None
+
+
+def test_metrics_are_told_of_each_step_until_they_end(runner, monkeypatch, mocker, tmp_path):
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    made = mocker.patch.object(module, "GDNMetrics")
+    runner.publish_gdn_metrics()
+    made.assert_called_once_with(runner.gdn_stats, 1, 2)
+    for _ in range(2):
+        runner._build_attention_metadata(lambda _: None)
+    assert made.return_value.step_built.call_count == 2
+    runner.publish_gdn_metrics()  # after another warm-up
+    made.return_value.end.assert_called_once_with()
+    runner.end_gdn_metrics()
+    runner.end_gdn_metrics()
+    assert made.return_value.end.call_count == 2
+    runner._build_attention_metadata(lambda _: None)
+    assert made.return_value.step_built.call_count == 2

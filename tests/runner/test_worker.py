@@ -38,7 +38,7 @@ class StubWorker:
 class StubRunner(StepModelRunnerMixin):
     def __init__(self) -> None:
         self.gdn_stats = GDNStats(steps=3, host_ns=2500)
-        self.gdn_steps = None
+        self.gdn_steps = self.gdn_metrics = None
 
 
 class Worker(StepWorkerMixin, StubWorker):
