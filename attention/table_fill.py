@@ -41,5 +41,4 @@ def make_device_fill(
 
     fill = DeviceFill(layout)
     fill(torch.zeros(layout.num_elements, dtype=torch.int32, device=device), 0)
-    logger.info("ascend-gdn: a Triton kernel fills the chunk tables on %s.", device)
     return fill

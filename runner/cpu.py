@@ -54,3 +54,6 @@ class CPUWorker(StepWorkerMixin, VllmCPUWorker):
 
     def gdn_layer_cls(self) -> type[StepCPUGatedDeltaNetAttention]:
         return StepCPUGatedDeltaNetAttention
+
+    def prefill_kernels(self) -> str:
+        return "PyTorch"

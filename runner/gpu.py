@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from vllm.config import CUDAGraphMode, VllmConfig
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
@@ -61,3 +62,9 @@ class GPUWorker(StepWorkerMixin, Worker):
         from ascend_gdn.fla.cuda.gdn import StepCudaGatedDeltaNetAttention
 
         return StepCudaGatedDeltaNetAttention
+
+    def prefill_kernels(self) -> str:
+        # The layers' own word: they take vLLM's where a card has too little memory for ours.
+        layer_cls: Any = self.gdn_layer_cls()
+        layers = self.vllm_config.compilation_config.static_forward_context.values()
+        return next(layer.prefill_backend for layer in layers if isinstance(layer, layer_cls))

@@ -148,14 +148,6 @@ class StepModelRunnerMixin(LeftOutRequestsMixin, PrefillsNeedNoGraphMixin):
         )
         for kv_cache_group, builder in builders:
             builder.bind(self.gdn_steps, groups.index(kv_cache_group))
-        logger.info(
-            "ascend-gdn: %d KV cache groups of GDN layers share one metadata plan a step "
-            "(up to %d sequences, %d tokens; pools of %d bytes).",
-            len(groups),
-            layout.max_seqs,
-            layout.max_tokens,
-            self.gdn_stats.pool_bytes,
-        )
 
     def _gdn_step_inputs(self, groups: list[int], idle: bool) -> StepInputs:
         """What a step takes from the runner's host buffers (gpu_model_runner.py, 0.23.0)."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,9 @@ class NPUWorker(StepWorkerMixin, AscendNPUWorker):
         from ascend_gdn.fla.ascend.gdn import StepAscendGatedDeltaNetAttention
 
         return StepAscendGatedDeltaNetAttention
+
+    def prefill_kernels(self) -> str:
+        return f"vllm-ascend {version('vllm-ascend')}"
 
     def init_device(self) -> None:
         # vLLM-Ascend's worker with another runner, as its own variants do it

@@ -21,6 +21,7 @@ from ascend_gdn.runner.checks.refusals import has_gdn_layers, refuse_unaligned, 
 from ascend_gdn.runner.checks.rivals import refuse_rival
 from ascend_gdn.runner.checks.seams import check_seams, check_version, vllm_seams
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
+from ascend_gdn.runner.start_line import start_line
 
 logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
 
@@ -95,6 +96,10 @@ class StepWorkerMixin(Base):
         """The GDN layer of the platform."""
         raise NotImplementedError
 
+    def prefill_kernels(self) -> str:
+        """Whose run its prefills, for the log."""
+        raise NotImplementedError
+
     def make_model_runner(self) -> StepModelRunnerMixin:
         return self.model_runner_cls(self.vllm_config, self.device)
 
@@ -118,6 +123,10 @@ class StepWorkerMixin(Base):
         times = super().compile_or_warm_up_model()
         if isinstance(self.model_runner, StepModelRunnerMixin):
             self.model_runner.publish_gdn_metrics()
+            steps = self.model_runner.gdn_steps
+            if steps is not None:
+                kernels = self.prefill_kernels()
+                logger.info("%s.", start_line(self.vllm_config, steps, self.device_type, kernels))
         return times
 
     def gdn_stats(self) -> dict[str, float]:

@@ -62,6 +62,7 @@ class StepCudaGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAt
             self.head_k_dim,
             self.head_v_dim,
         )
+        self.prefill_backend = backend
         self.chunk_rule: PagedChunkGatedDeltaRule | ChunkGatedDeltaRule
         if backend == "ascend_gdn":
             device = self.A_log.device

@@ -98,5 +98,4 @@ def settle_prefill_backend(vllm_config: VllmConfig) -> None:
         if obstacles:
             backend = "triton"
             logger.info("ascend-gdn: gdn_prefill_backend 'auto' means 'triton': got %s.", obstacles)
-    logger.info("ascend-gdn: GDN prefills run on the kernels of %r.", backend)
     vllm_config.additional_config["gdn_prefill_backend"] = backend

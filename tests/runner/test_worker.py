@@ -31,6 +31,9 @@ class StubWorker:
     def get_kv_cache_spec(self) -> str:
         return "vLLM's"
 
+    def compile_or_warm_up_model(self) -> str:
+        return "vLLM's"
+
     def shutdown(self) -> None:
         self.ended = True
 
@@ -49,6 +52,9 @@ class Worker(StepWorkerMixin, StubWorker):
 
     def make_model_runner(self):
         return StubRunner()
+
+    def prefill_kernels(self) -> str:
+        return "kernels"
 
 
 @pytest.fixture
@@ -82,6 +88,25 @@ def test_the_pools_end_with_the_worker(registry, mocker):
     worker.shutdown()
     steps.close.assert_called_once_with()
     assert worker.model_runner.gdn_steps is None
+
+
+def test_what_is_active_is_told_once_it_is_up_and_what_was_counted_at_the_end(registry, mocker):
+    mocker.patch.object(module, "start_line", side_effect=lambda *given: str(given[1:]))
+    info = mocker.patch.object(module.logger, "info")
+    worker = Worker(named_config())
+    worker.init_device()
+    assert worker.compile_or_warm_up_model() == "vLLM's"
+    info.assert_not_called()  # a rank without GDN layers
+    worker.model_runner.gdn_steps = steps = mocker.Mock()
+    worker.compile_or_warm_up_model()
+    told = [call.args[0] % call.args[1:] for call in info.call_args_list]
+    assert told == [f"{(steps, 'cpu', 'kernels')}."]
+    worker.model_runner.gdn_metrics = metrics = mocker.Mock()
+    worker.shutdown()
+    metrics.end.assert_called_once_with()
+    assert (
+        "ends after steps 3, prefill_steps 0, " in info.call_args.args[0] % info.call_args.args[1:]
+    )
 
 
 def test_a_worker_of_another_platform_is_not_started(registry):

@@ -65,6 +65,7 @@ def test_a_card_that_ours_do_not_fit_gets_vllms(layer, mocker):
     warning = mocker.patch.object(gdn.logger, "warning_once")
     layer._warm_up(INPUT)
     assert layer.chunk_rule is layer.vllms
+    assert layer.prefill_backend == "triton"
     assert layer.vllms.called
     message = warning.call_args.args[0] % warning.call_args.args[1:]
     assert "chunk_o does not fit" in message
