@@ -46,3 +46,13 @@ def test_a_step_is_never_too_large(max_seqs, max_tokens, max_len):
         assert len(each.lengths) <= max_seqs
         assert sum(each.lengths) <= max_tokens
         assert all(0 < length <= max_len for length in each.lengths)
+
+
+@pytest.mark.parametrize("decoded", [1, 4])
+def test_each_length_is_a_step_of_its_own_with_drafts_too(decoded):
+    """With drafts no decode is of one token, which Triton compiles kernels of their own for."""
+    steps, last = [], []
+    for each in arrivals(256, 8192, 4096, 512):
+        steps.append(len(last) * decoded + sum(each.lengths))
+        last = each.lengths
+    assert set(steps) >= set(lengths(8192, 512))
