@@ -55,10 +55,20 @@ def explain(
     raise typer.Exit(explain_record(record))
 
 
+def _before_flags(model: str | None) -> str | None:
+    """Refuse a flag of vLLM's in the place of MODEL: whose value follows it, vLLM alone knows."""
+    if model is not None and model.startswith("-"):
+        raise typer.BadParameter("give MODEL first, then vLLM's flags", param_hint=model)
+    return model
+
+
+_MODEL = typer.Argument(help="a folder, or a name that vLLM knows", callback=_before_flags)
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def doctor(
     context: typer.Context,
-    model: Annotated[str | None, typer.Argument(help="a folder, or a name that vLLM knows")] = None,
+    model: Annotated[str | None, _MODEL] = None,
     as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
 ) -> None:
     """Say whether the worker would start here, also with MODEL and vLLM's flags, and what to do.
@@ -71,8 +81,6 @@ def doctor(
     from ascend_gdn.cli.doctor import report
     from ascend_gdn.cli.doctor.examination import examine
 
-    if model is not None and model.startswith("-"):
-        raise typer.BadParameter("give MODEL first, then vLLM's flags", param_hint=model)
     examination = examine(["--model", model, *context.args] if model else [])
     if as_json:
         typer.echo(report.as_json(examination))
@@ -84,7 +92,7 @@ def doctor(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def verify(
     context: typer.Context,
-    model: Annotated[str, typer.Argument(help="a folder, or a name that vLLM knows")],
+    model: Annotated[str, _MODEL],
     report: Annotated[Path, typer.Option(help="folder for the report and the logs")] = Path(),
 ) -> None:
     """Run vLLM's own worker and ours on MODEL, compare them, and write a report.

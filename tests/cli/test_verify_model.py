@@ -66,6 +66,16 @@ def test_the_worker_is_not_for_the_operator_to_choose(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "flags", [["--tensor-parallel-size", "1"], ["--tensor-parallel-size=1"], ["-tp", "1"]]
+)
+def test_flags_come_after_the_model(flags, tmp_path):
+    found = CliRunner().invoke(app, ["verify", "--report", str(tmp_path / "r"), *flags, "m"])
+    assert found.exit_code == 2
+    assert "MODEL first" in found.output
+    assert not (tmp_path / "r").exists()
+
+
 @pytest.mark.engine
 def test_an_engine_that_fails_ends_it_with_what_it_said(tmp_path):
     found = CliRunner().invoke(app, ["verify", str(tmp_path), "--report", str(tmp_path / "report")])
