@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, Literal
 
@@ -99,9 +101,15 @@ def _refused_of_ours(value: object) -> list[str]:
             f"{_one_of(GDNOptions.model_fields)}; correct it, or leave it out"
         ]
     try:
-        GDNOptions(**{str(name): own for name, own in value.items()})
+        options = GDNOptions(**{str(name): own for name, own in value.items()})
     except ValidationError as error:
         return [_refusal(each["loc"][0], each["input"], each) for each in error.errors()]
+    folder = Path(options.verify_dumps)
+    if options.verify and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        return [
+            f"got {OURS}.verify_dumps={options.verify_dumps!r}, expected a folder that can be "
+            "written, for the record of a wrong step; make it, or correct --additional-config"
+        ]
     return []
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -243,6 +244,18 @@ def test_a_record_that_cannot_be_written_hides_nothing(tmp_path):
     ours_cls, workload, named = FAULTS["flipped index"]
     with pytest.raises(GDNContractError, match=rf"{named}.*could not be written to .*missing"):
         verified(workload, tmp_path / "missing", ours_cls)
+
+
+def test_nothing_is_left_of_a_record_that_the_disk_has_no_room_for(tmp_path):
+    ours_cls, workload, named = FAULTS["flipped index"]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))
+    try:
+        with pytest.raises(GDNContractError, match=f"{named}.*could not be written.*too large"):
+            verified(workload, tmp_path, ours_cls)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_is_no_record_is_refused():

@@ -126,6 +126,8 @@ def test_what_can_be_set_and_the_defaults(tmp_path):
         ({"verify": 1}, "got ascend_gdn.verify=1, expected true or false"),
         ({"table_fill": "gpu"}, "got ascend_gdn.table_fill='gpu', expected 'host' or 'triton'"),
         ({"verify_dumps": 3}, "got ascend_gdn.verify_dumps=3, expected a string"),
+        ({"verify": True, "verify_dumps": "/no/such"}, "got ascend_gdn.verify_dumps='/no/such', "
+                                                       "expected a folder that can be written"),
         (True, "got ascend_gdn=True in --additional-config, expected an object with 'table_fill'"),
     ],
 )  # fmt: skip
