@@ -10,13 +10,19 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from pathlib import Path
 from threading import Event, Thread
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from vllm.logger import init_logger
 
 from ascend_gdn.attention.stats import GDNStats
 
+logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
+
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_ROOM = 1 << 16
+"""Bytes: more than our series take of a file."""
 _COUNTERS = {
     "steps": "Metadata builds of the scheduler.",
     "prefill_steps": "Those with at least one prefill.",
@@ -35,6 +41,24 @@ def is_asked_for() -> bool:
     return VARIABLE in os.environ
 
 
+def _reserve(folder: Path) -> None:
+    """Have the disk's room for all that is written later.
+
+    prometheus_client maps files with holes (mmap_dict.py, 0.26.0): on a full disk the first write
+    into one kills the process by SIGBUS. Raises ``OSError`` instead.
+    """
+    for kind in ("counter", "histogram"):
+        path = folder / f"{kind}_{os.getpid()}.db"  # values.py, 0.26.0
+        with path.open("ab") as file:
+            size = os.fstat(file.fileno()).st_size  # not 0 where vLLM's own counts are in it
+            try:
+                os.posix_fallocate(file.fileno(), 0, size + _ROOM)
+            except OSError:
+                if size == 0:  # whoever reads the folder trips over an empty file
+                    path.unlink()
+                raise
+
+
 class GDNMetrics:
     """Publishes what has been counted since the last time, from a thread of its own.
 
@@ -46,9 +70,13 @@ class GDNMetrics:
         worker: Of all ranks of the engine, for a label.
         engine: The index that vLLM's own series have for a label, likewise.
         interval: Seconds from one time to the next.
+
+    Raises:
+        OSError: The folder is not there, not for this process to write, or on a full disk.
     """
 
     def __init__(self, stats: GDNStats, worker: int, engine: int, interval: float = 1.0) -> None:
+        _reserve(Path(os.environ[VARIABLE]))
         registry = CollectorRegistry()  # what is read are the files
         labels = {"worker": str(worker), "engine": str(engine)}
         self._stats = stats
@@ -69,6 +97,7 @@ class GDNMetrics:
         self._host_ns = stats.host_ns
         self._step_times: deque[int] = deque()
         """Nanoseconds; the runner's thread puts in, the other takes out."""
+        self._failed = False
         self._ended = Event()
         self._thread = Thread(
             target=self._run, args=(interval,), name="ascend-gdn metrics", daemon=True
@@ -93,6 +122,20 @@ class GDNMetrics:
             self._publish()
 
     def _publish(self) -> None:
+        if self._failed:
+            return
+        try:
+            self._write()
+        except Exception as error:  # whatever it is, the model is served on
+            self._failed = True
+            self._step_times = deque(maxlen=0)  # nobody takes them out any more
+            logger.warning(
+                "ascend-gdn: metrics are not published any more, until the next start: %s: %s",
+                type(error).__name__,
+                error,
+            )
+
+    def _write(self) -> None:
         counts, published = vars(self._stats), self._published
         for name, counter in self._counters.items():
             now = counts[name]

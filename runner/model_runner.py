@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
 from ascend_gdn.attention.verify import StepVerifier
 from ascend_gdn.runner.checks.additional_options import gdn_options
-from ascend_gdn.runner.metrics import GDNMetrics, is_asked_for
+from ascend_gdn.runner.metrics import VARIABLE, GDNMetrics, is_asked_for
 from ascend_gdn.runner.state_block_tables import keep_on_host
 from ascend_gdn.runner.upstream.allowed_tokens import write_allowed_tokens
 from ascend_gdn.runner.upstream.decode_graphs import PrefillsNeedNoGraphMixin
@@ -73,13 +74,22 @@ class StepModelRunnerMixin(LeftOutRequestsMixin, PrefillsNeedNoGraphMixin):
             return super()._dummy_run(*args, **kwargs)
 
     def publish_gdn_metrics(self) -> None:
-        """From here on, where anybody reads them."""
+        """From here on, where anybody reads them; a folder that cannot be used is a warning."""
         self.end_gdn_metrics()
         if self.gdn_steps is not None and is_asked_for():
             parallel = self.parallel_config
             # data_parallel_rank is 0 in all engines of a dense model (v1/engine/core.py, 0.23.0).
             engine = parallel.data_parallel_index
-            self.gdn_metrics = GDNMetrics(self.gdn_stats, parallel.rank, engine)
+            try:
+                self.gdn_metrics = GDNMetrics(self.gdn_stats, parallel.rank, engine)
+            except OSError as error:
+                logger.warning(
+                    "ascend-gdn: metrics are not published: got %s=%s (%s), expected a folder that "
+                    "can be written, with room; the model is served without them.",
+                    VARIABLE,
+                    os.environ[VARIABLE],
+                    error.strerror,
+                )
 
     def end_gdn_metrics(self) -> None:
         """Publish what was counted until now, and nothing from here on."""

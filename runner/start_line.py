@@ -12,7 +12,9 @@ from ascend_gdn.attention.step import GDNSteps
 from ascend_gdn.runner.metrics import VARIABLE, is_asked_for
 
 
-def start_line(vllm_config: VllmConfig, steps: GDNSteps, device_type: str, kernels: str) -> str:
+def start_line(
+    vllm_config: VllmConfig, steps: GDNSteps, device_type: str, kernels: str, published: bool
+) -> str:
     """What is active of that which depends on the model, the options or the machine.
 
     Args:
@@ -20,6 +22,7 @@ def start_line(vllm_config: VllmConfig, steps: GDNSteps, device_type: str, kerne
         steps: With their pools.
         device_type: The platform.
         kernels: Whose run prefills.
+        published: Whether metrics are.
     """
     layout, compilation = steps.pool.layout, vllm_config.compilation_config
     fill = "the host" if steps.device_fill is None else "Triton"
@@ -28,7 +31,9 @@ def start_line(vllm_config: VllmConfig, steps: GDNSteps, device_type: str, kerne
         largest = compilation.max_cudagraph_capture_size
         graphs = f"{compilation.cudagraph_mode.name} graphs to {largest} tokens"
     verify = "off" if steps.verifier is None else "on"
-    metrics = "published" if is_asked_for() else f"not published, no {VARIABLE}"
+    metrics = "published" if published else "not published"
+    if not is_asked_for():
+        metrics += f", no {VARIABLE}"
     return (
         f"ascend-gdn {_own_version()}, vLLM {vllm.__version__}, {device_type}: "
         f"prefills by {kernels}; one metadata plan a step for {layout.num_groups} KV cache groups, "

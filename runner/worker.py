@@ -126,7 +126,9 @@ class StepWorkerMixin(Base):
             steps = self.model_runner.gdn_steps
             if steps is not None:
                 kernels = self.prefill_kernels()
-                logger.info("%s.", start_line(self.vllm_config, steps, self.device_type, kernels))
+                published = self.model_runner.gdn_metrics is not None
+                line = start_line(self.vllm_config, steps, self.device_type, kernels, published)
+                logger.info("%s.", line)
         return times
 
     def gdn_stats(self) -> dict[str, float]:

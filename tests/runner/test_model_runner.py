@@ -233,6 +233,18 @@ def test_metrics_only_where_somebody_reads_them(runner, monkeypatch):
     assert runner.gdn_metrics is None
 
 
+def test_a_folder_that_is_not_there_costs_the_metrics_and_one_warning(
+    runner, monkeypatch, mocker, tmp_path
+):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "missing"))
+    warning = mocker.patch.object(module.logger, "warning")
+    runner.publish_gdn_metrics()
+    assert runner.gdn_metrics is None
+    (told,) = [call.args[0] % call.args[1:] for call in warning.call_args_list]
+    assert f"got {VARIABLE}={tmp_path / 'missing'} (No such file or directory), expected" in told
+    assert runner._build_attention_metadata(lambda _: "metadata") == "metadata"
+
+
 def test_metrics_are_told_of_each_step_until_they_end(runner, monkeypatch, mocker, tmp_path):
     monkeypatch.setenv(VARIABLE, str(tmp_path))
     made = mocker.patch.object(module, "GDNMetrics")

@@ -100,7 +100,7 @@ def test_what_is_active_is_told_once_it_is_up_and_what_was_counted_at_the_end(re
     worker.model_runner.gdn_steps = steps = mocker.Mock()
     worker.compile_or_warm_up_model()
     told = [call.args[0] % call.args[1:] for call in info.call_args_list]
-    assert told == [f"{(steps, 'cpu', 'kernels')}."]
+    assert told == [f"{(steps, 'cpu', 'kernels', False)}."]
     worker.model_runner.gdn_metrics = metrics = mocker.Mock()
     worker.shutdown()
     metrics.end.assert_called_once_with()
