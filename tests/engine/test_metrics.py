@@ -30,6 +30,7 @@ FLAGS = [
     "--mamba-ssm-cache-dtype", "float32",
     "--dtype", "float32",
     "--max-model-len", "2048",
+    "--shutdown-timeout", "30",  # with 0 several API servers kill the engine, which says no more
 ]  # fmt: skip
 REQUESTS = 12
 
