@@ -19,6 +19,7 @@ from pathlib import Path
 
 from server_guard import PATIENCE, Supervised, interrupt_on_signals
 from server_ports import AddressError, refuse_taken, refuse_taken_path
+from server_room import RoomError, refuse_full
 
 GDN_WORKER = "ascend_gdn.runner.CPUWorker"
 RECALL_MODEL = Path(__file__).with_name("recall_model")
@@ -53,6 +54,8 @@ def server_environment() -> dict[str, str]:
         "TORCH_COMPILE_DISABLE": "1",
         # Keeps the current folder off sys.path: our `fla` must not pass for flash-linear-attention.
         "PYTHONSAFEPATH": "1",
+        # Says where a process was that a signal killed: of a full disk nothing else tells.
+        "PYTHONFAULTHANDLER": "1",
         # Longer than clients keep a connection that is idle, as a rule: one that reuses it just
         # when the server closes it loses its request. vLLM's 5 s are what the OpenAI client has.
         "VLLM_HTTP_TIMEOUT_KEEP_ALIVE": "75",
@@ -98,7 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             refuse_taken_path(options.uds)
             extra += ["--uds", str(options.uds)]
-    except AddressError as error:
+        refuse_full(os.environ)
+    except (AddressError, RoomError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     model = model.resolve()

@@ -6,7 +6,9 @@ own, and the script the server. Each watches the other: if the owner ends, howev
 sends the script a signal, and the script ends the server; if the script is killed, the owner does.
 
 What vLLM 0.23.0 leaves to them: a termination ends its engine and may then wait for clients whose
-answers can no longer come (``entrypoints/launcher.py``: uvicorn's shutdown without a time limit);
+answers can no longer come (``entrypoints/launcher.py``: uvicorn's shutdown without a time limit); a
+worker that dies once it has loaded the model, while the engine starts, may leave the engine in its
+exit (zmq's ``Context.term``), where the server waits for it without end;
 engine and worker of a killed API server go on for minutes; a server whose engine is killed ends
 with code 0; shared memory of killed processes stays where Python does not track it, as between
 tensor-parallel workers on CPU.
@@ -34,6 +36,8 @@ _GRACE = 10.0
 """Seconds in which killed processes are gone."""
 _LOOK = 2.0
 """Seconds between two looks at which shared memory the server has."""
+_UNNOTICED = 30.0
+"""Seconds in which a server ends by itself whose engine or worker has died; mostly it takes 5."""
 _PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 
 
@@ -123,6 +127,30 @@ def shared_memory(session: int) -> set[Path]:
     return found
 
 
+class EngineWatch:
+    """Finds that a server goes on without an engine or a worker that it had.
+
+    One that ends before a look has seen it is not missed.
+    """
+
+    def __init__(self) -> None:
+        self._seen: set[psutil.Process] = set()
+        self._since: float | None = None
+
+    def is_stuck(self, session: int) -> bool:
+        """Whether it has for too long; to be called again and again."""
+        there = set()
+        for process in members(session):
+            with suppress(psutil.Error):  # the names that vLLM gives them
+                if process.name().startswith(("VLLM::EngineCore", "VLLM::Worker")):
+                    there.add(process)
+        if self._seen <= there:
+            self._seen = there
+            return False
+        self._since = self._since or time.monotonic()
+        return time.monotonic() - self._since > _UNNOTICED
+
+
 def end_session(session: int, segments: set[Path]) -> None:
     """Kills the other processes of ``session``, and removes ``segments``."""
     deadline = time.monotonic() + _GRACE
@@ -156,14 +184,16 @@ def supervise(owner: int, patience: float, command: Sequence[str]) -> int:
     """The script's side: run ``command`` to its end; returns an exit code."""
     server: subprocess.Popen[bytes] | None = None
     segments: set[Path] = set()
-    asked = False
+    watch = EngineWatch()
+    asked = stuck = False
     try:
         _end_with(owner)
         server = subprocess.Popen(command)
-        while server.poll() is None:
+        while server.poll() is None and not stuck:
             with suppress(subprocess.TimeoutExpired):
                 server.wait(_LOOK)
             segments |= shared_memory(os.getpid())
+            stuck = watch.is_stuck(os.getpid())
     except KeyboardInterrupt:
         asked = True
         if server is not None:
@@ -174,8 +204,12 @@ def supervise(owner: int, patience: float, command: Sequence[str]) -> int:
         end_session(os.getpid(), segments | shared_memory(os.getpid()))
     if asked or server is None:
         return 0
+    if stuck:
+        _say("the server is ended by force: its engine or a worker had died, and it waited on")
+        return 1
     code = _as_shell(server.returncode)
-    _say(f"the server ended with code {code}; all that it started is ended too")
+    unasked = "" if code else ", but unasked: an error above is the cause"
+    _say(f"the server ended with code {code}{unasked}; all that it started is ended too")
     # A server that had an engine does not end unasked unless something went wrong.
     return code or (1 if segments else 0)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import torch
 from oracle import Oracle
@@ -95,6 +96,13 @@ class AmxWorker(CPUWorker):
             in ("dispatch_cpu_unquantized_gemm", "check_grouped_gemm")
         )
         super().load_model(**kwargs)
+
+
+class LongWarmUpWorker(CPUWorker):
+    """Starts as slowly as with a model of many layers."""
+
+    def compile_or_warm_up_model(self):
+        time.sleep(600)
 
 
 class HelpedStockWorker(VllmCPUWorker):

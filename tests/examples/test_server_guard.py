@@ -114,11 +114,46 @@ def test_a_server_that_does_not_listen_is_ended_with_its_connections(start, tmp_
     [("sys.exit(3)", 3), ("os.kill(os.getpid(), signal.SIGSEGV)", 139), ("sys.exit(0)", 1)],
     ids=["with a code", "by a signal", "with 0, unasked"],
 )
-def test_a_server_that_ends_by_itself(start, last, expected):
+def test_a_server_that_ends_by_itself(start, last, expected, tmp_path):
     server, tree = start(f"time.sleep({2 * server_guard._LOOK}); {last}")
     server.process.wait(60)
     tree.assert_gone()
+    said = (tmp_path / "log").read_text().splitlines()[-1]
+    assert said.startswith("the server ended with code ")
+    assert ("but unasked" in said) == ("exit(0)" in last)
     assert server.end() == expected
+
+
+STUCK = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import os, server_guard
+server_guard._UNNOTICED = float(sys.argv[2])
+sys.exit(server_guard.supervise(os.getppid(), 60, [sys.executable, "-c", sys.argv[3]]))
+"""
+WORKER = "ctypes.CDLL(None).prctl(15, b'VLLM::Worker_TP0', 0, 0, 0)"  # PR_SET_NAME
+LOSES_A_WORKER = f"""
+child = subprocess.Popen([sys.executable, "-c", "import ctypes, time; {WORKER}; time.sleep(3)"])
+child.wait()
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "unnoticed", "expected"),
+    [(LOSES_A_WORKER + WAIT, 0.1, 1), (LOSES_A_WORKER + "time.sleep(5); sys.exit(7)", 60, 7)],
+    ids=["goes on", "ends by itself"],
+)
+def test_a_server_that_has_lost_a_worker(tmp_path, last, unnoticed, expected):
+    log, examples = tmp_path / "log", str(Path(server_guard.__file__).parent)
+    with log.open("wb") as output:
+        supervisor = subprocess.Popen(
+            [sys.executable, "-c", STUCK, examples, str(unnoticed), SERVER + last],
+            stdout=output, stderr=output, start_new_session=True,
+        )  # fmt: skip
+    tree = Tree(log)
+    assert supervisor.wait(60) == expected
+    tree.assert_gone()
+    assert ("its engine or a worker had died" in log.read_text()) == (expected == 1)
 
 
 @pytest.mark.parametrize("victim", ["server", "supervisor"])
