@@ -117,6 +117,33 @@ def verify(
     raise typer.Exit(int(found["verdict"] != "right"))
 
 
+_BENCH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+benchmarks = typer.Typer(help="Measure both sides in one run, in a checkout of the repository.")
+app.add_typer(benchmarks, name="bench", no_args_is_help=True)
+
+
+@benchmarks.command("metadata", context_settings=_BENCH)
+def bench_metadata(context: typer.Context) -> None:
+    """Host time of a step's metadata, vLLM's (or vLLM-Ascend's) and ours."""
+    _bench("metadata", context.args)
+
+
+@benchmarks.command("serving", context_settings=_BENCH)
+def bench_serving(context: typer.Context) -> None:
+    """vLLM's worker and ours under load: engines, or servers by a protocol."""
+    _bench("serving", context.args)
+
+
+def _bench(benchmark: str, flags: list[str]) -> None:
+    from ascend_gdn.cli import bench
+
+    try:
+        raise typer.Exit(bench.run(benchmark, flags))
+    except bench.NoBenchmarksError as error:
+        typer.echo(f"failed: {error}", err=True)
+        raise typer.Exit(1) from error
+
+
 def main() -> None:
     app(prog_name="ascend-gdn")
 
