@@ -83,6 +83,8 @@ def test_vllm_ascend_that_is_switched_off(tmp_path):
     assert found["platform"][0]["found"].startswith("cpu")
 
 
+ENVIRONMENT = dict(os.environ)
+"""When tests are collected: what runs before these leaves variables of vLLM-Ascend's behind."""
 EMULATED = """
 import sys
 from contextlib import redirect_stdout
@@ -101,11 +103,12 @@ def test_what_the_worker_for_an_npu_refuses(tmp_path):
     flags = ["--enable-lora", "--additional-config", given, "--worker-cls", OUR_WORKER]
     process = subprocess.run(
         [sys.executable, "-P", "-c", EMULATED, "doctor", model(tmp_path), *flags, "--json"],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "tests/harness")},
+        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT / "tests/harness")},
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     found = by_check(process.stdout, process.returncode)
     assert process.returncode == 1
+    assert len(found["model"]) == 2, found["model"]
     xlite, lora = found["model"]
     assert "needs vLLM-Ascend's Xlite worker" in xlite["expected"] + xlite["found"]
     assert lora["do"] == "leave out --enable-lora"
