@@ -124,15 +124,37 @@ class Client(threading.Thread):
         super().__init__(daemon=True)
         self.content = {"model": "recall_model", "prompt": [5] * 4000, "max_tokens": 90,
                         "ignore_eos": True, "stream": stream}  # fmt: skip
-        self.url = f"http://127.0.0.1:{port}/v1/completions"
+        self.port = port
         self.answer = ""
 
     def run(self) -> None:
-        request = urllib.request.Request(
-            self.url,
-            data=json.dumps(self.content).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        refused_or_cut_off = suppress(OSError, http.client.HTTPException)
-        with refused_or_cut_off, urllib.request.urlopen(request, timeout=600) as answer:
-            self.answer = answer.read().decode()
+        with suppress(OSError, http.client.HTTPException):  # refused, or cut off
+            self.answer = completion(self.port, self.content, timeout=600)
+
+
+def completion(port: int, content: Mapping[str, object], timeout: float) -> str:
+    """What the server answers, as JSON or, if it streams, as events."""
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/v1/completions",
+        data=json.dumps(content).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=timeout) as answer:
+        return answer.read().decode()
+
+
+def clients_in_a_prefill(server: Served) -> list[Client]:
+    """More than run at once, every second of which streams."""
+    clients = [Client(server.port, stream=bool(i % 2)) for i in range(24)]
+    for client in clients:
+        client.start()
+    server.wait_until_a_prefill_waits()
+    return clients
+
+
+def assert_all_hear_of_the_end(clients: Sequence[Client]) -> None:
+    """The last of them without an answer: it had not begun."""
+    for client in clients:
+        client.join(HANG)
+    assert not any(client.is_alive() for client in clients)
+    assert not any(client.answer.count('"finish_reason":"length"') for client in clients[-4:])

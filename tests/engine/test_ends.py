@@ -10,26 +10,20 @@ from signal import SIGKILL
 import psutil
 import pytest
 
-from .served import HANG, Client, served
+from .served import assert_all_hear_of_the_end, clients_in_a_prefill, served
 
 pytestmark = [pytest.mark.engine]
 
 
 def test_clients_hear_of_a_termination_in_their_prefill(tmp_path):
     with served(tmp_path) as server:
-        clients = [Client(server.port, stream=bool(i % 2)) for i in range(24)]
-        for client in clients:
-            client.start()
-        server.wait_until_a_prefill_waits()
+        clients = clients_in_a_prefill(server)
         # All at once, as systemd does by default; by itself vLLM then waits for its clients.
         for process in server.processes:
             with suppress(psutil.NoSuchProcess):
                 process.terminate()
         assert server.exit_code() == 0
-        for client in clients:
-            client.join(HANG)
-        assert not any(client.is_alive() for client in clients)
-        assert not any(client.answer.count('"finish_reason":"length"') for client in clients[-4:])
+        assert_all_hear_of_the_end(clients)
 
 
 @pytest.mark.parametrize(

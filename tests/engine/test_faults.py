@@ -10,7 +10,6 @@ import json
 import os
 import re
 import time
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from signal import SIGKILL
@@ -23,7 +22,14 @@ from recall_task import held_out
 from small_mounts import over_small_disk
 
 from .job import Job, run
-from .served import HANG, Client, served
+from .served import (
+    HANG,
+    Client,
+    assert_all_hear_of_the_end,
+    clients_in_a_prefill,
+    completion,
+    served,
+)
 from .test_recall import MODEL
 
 pytestmark = [pytest.mark.engine]
@@ -36,28 +42,16 @@ def ask(port: int) -> list[int]:
     """The answer to QUESTION."""
     body = {"model": "recall_model", "prompt": QUESTION.prompt, "max_tokens": 20,
             "temperature": 0, "return_token_ids": True}  # fmt: skip
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/completions",
-        json.dumps(body).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=HANG) as answer:
-        tokens: list[int] = json.load(answer)["choices"][0]["token_ids"]
+    tokens: list[int] = json.loads(completion(port, body, HANG))["choices"][0]["token_ids"]
     return tokens
 
 
 def test_a_worker_killed_in_a_prefill_ends_the_server_and_the_next_one_answers(tmp_path):
     with served(tmp_path) as server:
-        clients = [Client(server.port, stream=bool(i % 2)) for i in range(24)]
-        for client in clients:
-            client.start()
-        server.wait_until_a_prefill_waits()
+        clients = clients_in_a_prefill(server)
         os.kill(server.pid_of("Worker"), SIGKILL)
         assert server.exit_code() == 1
-        for client in clients:
-            client.join(HANG)
-        assert not any(client.is_alive() for client in clients)
-        assert not any(client.answer.count('"finish_reason":"length"') for client in clients[-4:])
+        assert_all_hear_of_the_end(clients)
         said = server.log.read_text()
         assert len(re.findall(r"Worker proc \S+ died unexpectedly, shutting down", said)) == 1
         assert said.count(ENDED) == 1
@@ -87,7 +81,7 @@ def test_shared_memory_that_fills_up_ends_the_server(tmp_path):
     memory = Path("/dev/shm")
     with served(tmp_path, over=lambda c: over_small_disk(memory, c, size="8m")) as server:
         assert ask(server.port) == QUESTION.answer
-        inside = Path(f"/proc/{server.process.pid}/root/dev/shm")
+        inside = Path("/proc", str(server.process.pid), "root", "dev", "shm")
         with suppress(OSError), (inside / "fill").open("wb", buffering=0) as fill:
             while True:
                 fill.write(bytes(1 << 16))
