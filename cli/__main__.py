@@ -63,9 +63,10 @@ def _before_flags(model: str | None) -> str | None:
 
 
 _MODEL = typer.Argument(help="a folder, or a name that vLLM knows", callback=_before_flags)
+_PASSES_FLAGS_ON: dict[str, object] = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(context_settings=_PASSES_FLAGS_ON)
 def doctor(
     context: typer.Context,
     model: Annotated[str | None, _MODEL] = None,
@@ -89,7 +90,7 @@ def doctor(
     raise typer.Exit(int(not examination.starts))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(context_settings=_PASSES_FLAGS_ON)
 def verify(
     context: typer.Context,
     model: Annotated[str, _MODEL],
@@ -117,7 +118,7 @@ def verify(
     raise typer.Exit(int(found["verdict"] != "right"))
 
 
-_BENCH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+_BENCH = _PASSES_FLAGS_ON | {"help_option_names": []}
 benchmarks = typer.Typer(help="Measure both sides in one run, in a checkout of the repository.")
 app.add_typer(benchmarks, name="bench", no_args_is_help=True)
 

@@ -64,7 +64,7 @@ def arrivals(max_seqs: int, max_tokens: int, max_len: int, captured: int) -> Ite
             yield Arrivals([])  # decodes alone
             yield Arrivals([2] * fit, sampling)
             yield Arrivals([2], sampling)  # decodes before a prefill
-    yield Arrivals([])
+    yield Arrivals([])  # lest the first length shares its step with decodes
     for tokens in lengths(min(max_tokens, max_seqs * max_len), captured):
         parts = cdiv(tokens, max_len)
         yield Arrivals([(tokens + part) // parts for part in range(parts)])

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 from transformers import LlamaConfig
@@ -20,8 +19,7 @@ MTP = '{"method": "qwen3_next_mtp", "num_speculative_tokens": 3}'
 
 @pytest.fixture
 def doctor(mocker):
-    """In this process: vLLM's settings of the environment end with the test."""
-    mocker.patch.dict(os.environ)
+    """In this process."""
     mocker.patch.dict("vllm.model_executor.custom_op.op_registry_oot", clear=True)
 
     def run(*arguments: str) -> tuple[int, By]:
