@@ -92,8 +92,8 @@ def measured(config: Any, backend: object) -> Iterator[Finding]:
         return
     if str(backend).lower() == "triton":
         yield advice(
-            "prefills on vLLM's kernels, 2.4 to 4.3 times the device time of ours in a layer "
-            "(benchmarks/results, one H200)",
+            "prefills on vLLM's kernels, 2.5 to 4.0 times the device time of ours in a layer "
+            "(benchmarks/results, one H200, one rank)",
             "ours, where card and heads allow",
             "leave --gdn-prefill-backend out",
         )
