@@ -4,14 +4,22 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ..cli.doctor.set_ups import ROOT, by_check, distribution, doctor, model, module, refusals
+from ..cli.doctor.set_ups import (
+    ROOT,
+    by_check,
+    distribution,
+    doctor,
+    model,
+    module,
+    refusals,
+    users_environment,
+)
 from .runs import OUR_WORKER
 
 NO_DRIVER = """
@@ -83,8 +91,6 @@ def test_vllm_ascend_that_is_switched_off(tmp_path):
     assert found["platform"][0]["found"].startswith("cpu")
 
 
-ENVIRONMENT = dict(os.environ)
-"""When tests are collected: what runs before these leaves variables of vLLM-Ascend's behind."""
 EMULATED = """
 import sys
 from contextlib import redirect_stdout
@@ -103,7 +109,7 @@ def test_what_the_worker_for_an_npu_refuses(tmp_path):
     flags = ["--enable-lora", "--additional-config", given, "--worker-cls", OUR_WORKER]
     process = subprocess.run(
         [sys.executable, "-P", "-c", EMULATED, "doctor", model(tmp_path), *flags, "--json"],
-        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT / "tests/harness")},
+        env=users_environment() | {"PYTHONPATH": str(ROOT / "tests/harness")},
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     found = by_check(process.stdout, process.returncode)

@@ -78,6 +78,12 @@ class Driver(base.DriverBase):
 """
 
 
+def users_environment() -> dict[str, str]:
+    """Without what the tests are run with: it changes what vLLM makes of a configuration."""
+    ours = ("VLLM_", "PYTHONPATH", "TORCH_", "CUDA_VISIBLE_DEVICES")
+    return {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+
+
 def doctor(
     *arguments: str, path: Path | None = None, alone: bool = False, **variables: str
 ) -> tuple[int, By]:
@@ -85,12 +91,7 @@ def doctor(
 
     ``path`` goes before all that is installed, or stands for it if ``alone``.
     """
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("VLLM_", "PYTHONPATH", "TORCH_", "CUDA_VISIBLE_DEVICES"))
-    }
-    environment |= {"PYTHONPATH": str(path)} if path else {}
+    environment = users_environment() | ({"PYTHONPATH": str(path)} if path else {})
     process = subprocess.run(
         [sys.executable, "-P", *["-S"] * alone, "-m", "ascend_gdn.cli", "doctor", "--json",
          *arguments],
