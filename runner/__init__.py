@@ -6,8 +6,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ascend_gdn.runner.checks.npu_seams import check_ascend_version
-from ascend_gdn.runner.checks.seams import check_version
+from ascend_gdn.runner.versions import check_ascend_version, check_version
 
 if TYPE_CHECKING:
     from ascend_gdn.runner.cpu import CPUWorker
@@ -31,7 +30,7 @@ def __getattr__(name: str) -> type:
         )
     module, package, extra = _PLATFORMS[name]
     try:
-        check_version()  # before the module imports what another version may lack
+        check_version(platform=extra)  # before the module imports what another version may lack
         if package == "vllm_ascend":
             check_ascend_version()
         return getattr(import_module(module), name)

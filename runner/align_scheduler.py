@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The schedulers' public names, for ``--scheduler-cls``."""
 
-from ascend_gdn.runner.upstream.align_scheduler import AlignedAsyncScheduler, AlignedScheduler
+from ascend_gdn.runner.versions import vllm_version
 
-__all__ = ["AlignedAsyncScheduler", "AlignedScheduler"]
+AlignedScheduler = vllm_version().AlignedScheduler
+AlignedAsyncScheduler = vllm_version().AlignedAsyncScheduler

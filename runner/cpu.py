@@ -8,25 +8,18 @@ from typing import Any
 import torch
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
-from vllm.model_executor.layers.activation import SiluAndMul
-from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 from vllm.v1.worker.cpu_worker import CPUWorker as VllmCPUWorker
 
 from ascend_gdn.fla.cpu.gdn import StepCPUGatedDeltaNetAttention
 from ascend_gdn.runner.checks.cpu_refusals import refuse_unsupported_on_cpu
-from ascend_gdn.runner.model_runner import StepModelRunnerMixin
-from ascend_gdn.runner.upstream.cpu_align import AlignedStatesMixin
-from ascend_gdn.runner.upstream.cpu_sampling import CPUSamplingMixin
-from ascend_gdn.runner.upstream.moe_activation import ContextFreeSiluAndMul
+from ascend_gdn.runner.versions import cpu_version
 from ascend_gdn.runner.worker import StepWorkerMixin, register_out_of_tree
 
 logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
 
 
-class StepCPUModelRunner(
-    AlignedStatesMixin, CPUSamplingMixin, StepModelRunnerMixin, CPUModelRunner
-):
-    """vLLM's CPU model runner, opening a GDN step around each metadata build."""
+StepCPUModelRunner = cpu_version().StepCPUModelRunner
+"""vLLM's CPU model runner, opening a GDN step around each metadata build."""
 
 
 class CPUWorker(StepWorkerMixin, VllmCPUWorker):
@@ -38,7 +31,8 @@ class CPUWorker(StepWorkerMixin, VllmCPUWorker):
     def __init__(self, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> None:
         super().__init__(vllm_config, *args, **kwargs)
         if self.has_gdn_layers:
-            register_out_of_tree(ContextFreeSiluAndMul, SiluAndMul)
+            for replaced, ours in cpu_version().REPLACED.items():
+                register_out_of_tree(ours, replaced)
             dtype = vllm_config.model_config.dtype
             if dtype != torch.float32 and not torch.cpu._is_avx512_supported():
                 logger.warning(
@@ -53,7 +47,7 @@ class CPUWorker(StepWorkerMixin, VllmCPUWorker):
             refuse_unsupported_on_cpu(vllm_config)
 
     def gdn_layer_cls(self) -> type[StepCPUGatedDeltaNetAttention]:
-        return StepCPUGatedDeltaNetAttention
+        return cpu_version().StepCPULayer
 
     def prefill_kernels(self) -> str:
         return "PyTorch"

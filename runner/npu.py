@@ -22,12 +22,13 @@ from ascend_gdn.runner.checks.npu_refusals import (
     refuse_unsupported_on_ascend,
     repair_all2all_backend,
 )
-from ascend_gdn.runner.checks.npu_seams import ascend_seams, check_ascend_version
+from ascend_gdn.runner.checks.npu_seams import ascend_seams
 from ascend_gdn.runner.checks.seams import check_seams
 from ascend_gdn.runner.model_runner import WARM_UP_TOKENS, StepModelRunnerMixin
 from ascend_gdn.runner.upstream.dummy_run_fence import DummyRunFenceMixin
 from ascend_gdn.runner.upstream.ordered_state_copies import OrderedStateCopiesMixin
 from ascend_gdn.runner.upstream.state_copy_fence import StateCopyFenceMixin
+from ascend_gdn.runner.versions import check_ascend_version
 from ascend_gdn.runner.worker import StepWorkerMixin
 
 

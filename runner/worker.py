@@ -17,11 +17,12 @@ from vllm.v1.worker.worker_base import CompilationTimes
 from ascend_gdn.runner.base import Base
 from ascend_gdn.runner.checks.additional_options import unread_options
 from ascend_gdn.runner.checks.errors import refuse_together
-from ascend_gdn.runner.checks.refusals import has_gdn_layers, refuse_unaligned, refuse_unsupported
+from ascend_gdn.runner.checks.refusals import has_gdn_layers, refuse_unsupported
 from ascend_gdn.runner.checks.rivals import refuse_rival
-from ascend_gdn.runner.checks.seams import check_seams, check_version, vllm_seams
+from ascend_gdn.runner.checks.seams import check_seams
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from ascend_gdn.runner.start_line import start_line
+from ascend_gdn.runner.versions import check_version, vllm_version
 
 logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
 
@@ -60,8 +61,8 @@ class StepWorkerMixin(Base):
             RuntimeError: The worker is for another platform.
             ValueError: Options that are not supported, each with what to do.
         """
-        check_version()
-        check_seams(vllm_seams())
+        check_version(platform=cls.device_type)
+        check_seams(vllm_version().vllm_seams())
         expected, found = cls.device_type, current_platform.device_type
         if found != expected:
             raise RuntimeError(
@@ -113,7 +114,7 @@ class StepWorkerMixin(Base):
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         # The first that vLLM asks for after it has set the size of a block.
         if self.has_gdn_layers:
-            refuse_unaligned(self.vllm_config)
+            vllm_version().refuse_unaligned(self.vllm_config)
         return super().get_kv_cache_spec()
 
     def compile_or_warm_up_model(self) -> CompilationTimes:

@@ -110,17 +110,16 @@ def npu() -> Iterator[Finding]:
 
 
 def vllm() -> Iterator[Finding]:
-    from ascend_gdn.runner.checks.seams import VLLM_VERSION, check_version
+    from ascend_gdn.runner.versions import STACKS, check_version
 
     if find_spec("vllm") is None:
-        yield refused("no vLLM", VLLM_VERSION, _EXTRAS)
+        yield refused("no vLLM", " or ".join(stack.vllm for stack in STACKS), _EXTRAS)
         return
-    check_version()
-    yield ok(VLLM_VERSION)
+    yield ok(check_version().vllm)
 
 
 def vllm_ascend() -> Iterator[Finding]:
-    from ascend_gdn.runner.checks.npu_seams import check_ascend_version
+    from ascend_gdn.runner.versions import check_ascend_version
 
     if "ascend" in platform_plug_ins():
         check_ascend_version()

@@ -71,9 +71,11 @@ def seams() -> Iterator[Finding]:
     """The functions of vLLM and vLLM-Ascend that the worker of this platform builds on."""
     from ascend_gdn.runner.checks.gpu_seams import gpu_seams
     from ascend_gdn.runner.checks.npu_seams import ascend_seams
-    from ascend_gdn.runner.checks.seams import check_seams, vllm_seams
+    from ascend_gdn.runner.checks.seams import check_seams
+    from ascend_gdn.runner.versions import check_version, vllm_version
 
-    families = {"vLLM": vllm_seams}
+    check_version(platform=device_type())
+    families = {"vLLM": vllm_version().vllm_seams}
     if device_type() == "cuda":
         families["vLLM's kernels for CUDA"] = gpu_seams
     if device_type() == "npu":

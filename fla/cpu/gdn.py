@@ -69,24 +69,20 @@ class StepCPUGatedDeltaNetAttention(StepGatedDeltaNetMixin, QwenGatedDeltaNetAtt
         if metadata.num_prefills > 0:
             self._prefill(prefills, metadata)
 
-    def _output_projection(
-        self, core_attn_out: torch.Tensor, z: torch.Tensor, output: torch.Tensor, num_tokens: int
-    ) -> None:
-        """vLLM's own, the norm some rows at a time.
+    def normed_projection(self, core_attn_out: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        """What vLLM's ``_output_projection`` makes, the norm some rows at a time.
 
         Args:
             core_attn_out: [tokens, value heads, V]; overwritten.
             z: [tokens, value heads, V], the gate.
-            output: [>= num_tokens, hidden], written.
-            num_tokens: Rows of ``output`` to write.
+
+        Returns:
+            [tokens, hidden].
         """
-        if torch.compiler.is_compiling():  # fuses the norm itself
-            super()._output_projection(core_attn_out, z, output, num_tokens)
-            return
         rows = core_attn_out.view(-1, self.head_v_dim).split(_NORM_ROWS)
         for part, gate in zip(rows, z.reshape(-1, self.head_v_dim).split(_NORM_ROWS), strict=True):
             part.copy_(self.norm(part, gate))
-        output[:num_tokens], _ = self.out_proj(core_attn_out.flatten(-2))
+        return self.out_proj(core_attn_out.flatten(-2))[0]
 
     def _states(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The cache: conv state [blocks, conv_dim, W - 1], recurrent state [blocks, Hv, K, V]."""

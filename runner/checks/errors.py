@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error of a configuration that is refused; needs no vLLM."""
+"""The errors of a start that is refused; needs no vLLM."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+
+class IncompatibleStackError(RuntimeError):
+    """The installed vLLM or vLLM-Ascend is none that ascend-gdn is built and tested against."""
 
 
 class UnsupportedError(ValueError):

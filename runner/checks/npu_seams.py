@@ -1,23 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The start-up check of vLLM-Ascend: its version, and the seams of it that we build on."""
+"""The start-up check of vLLM-Ascend: the seams of it that we build on."""
 
 from __future__ import annotations
 
-from importlib.metadata import version as installed_version
-
-from ascend_gdn.runner.checks.seams import IncompatibleStackError, Seams, shared_seams
-
-VLLM_ASCEND_VERSIONS = ("0.23.0", "0.23.0.post1")
-
-
-def check_ascend_version(version: str | None = None) -> None:
-    """Raise :class:`IncompatibleStackError` unless ``version`` of vLLM-Ascend is a pinned one."""
-    version = installed_version("vllm-ascend") if version is None else version
-    if version.split("+")[0] not in VLLM_ASCEND_VERSIONS:
-        raise IncompatibleStackError(
-            f"ascend-gdn: got vllm-ascend {version}, expected {VLLM_ASCEND_VERSIONS[-1]}. Install "
-            f"the pinned version: pip install 'vllm-ascend=={VLLM_ASCEND_VERSIONS[-1]}'."
-        )
+from ascend_gdn.runner.checks.seams import Seams, shared_seams
 
 
 def ascend_seams() -> Seams:

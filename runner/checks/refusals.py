@@ -32,6 +32,7 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
     scheduler = vllm_config.scheduler_config.get_scheduler_cls()
     asynchronous = vllm_config.scheduler_config.async_scheduling
     aligned = AlignedAsyncScheduler if asynchronous else AlignedScheduler
+    name = "AlignedAsyncScheduler" if asynchronous else "AlignedScheduler"
     wrong_options = refused_options(vllm_config)
     in_parts = vllm_config.parallel_config.prefill_context_parallel_size
     raise_if_refused(
@@ -65,9 +66,9 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
         (
             aligns and speculates and not issubclass(scheduler, aligned),
             f"got prefix caching with speculative decoding under {scheduler.__name__} and "
-            f"async_scheduling={asynchronous}, expected {aligned.__name__}: vLLM 0.23.0's caches "
+            f"async_scheduling={asynchronous}, expected {name}: vLLM 0.23.0's caches "
             "states of other tokens than it says (vllm-project/vllm#43559); pass --scheduler-cls "
-            f"ascend_gdn.runner.align_scheduler.{aligned.__name__}, or --no-enable-prefix-caching",
+            f"ascend_gdn.runner.align_scheduler.{name}, or --no-enable-prefix-caching",
         ),
         (
             model.enable_prompt_embeds and speculates,
@@ -90,28 +91,6 @@ def refuse_unsupported(vllm_config: VllmConfig) -> None:
             "got LoRA, expected none: GDN layers have no LoRA path here; leave out --enable-lora",
         ),
         *((True, refusal) for refusal in wrong_options),
-    )
-
-
-def refuse_unaligned(vllm_config: VllmConfig) -> None:
-    """Raise ``ValueError`` if a step may not reach the end of a block, where states are cached.
-
-    vLLM sets the size of a block once the model's layers are made, and then fails without a flag's
-    name or a word (``validate_block_size`` in config/vllm.py, 0.23.0).
-    """
-    block, scheduler = vllm_config.cache_config.block_size, vllm_config.scheduler_config
-    budget, threshold = scheduler.max_num_batched_tokens, scheduler.long_prefill_token_threshold
-    aligns = vllm_config.cache_config.mamba_cache_mode == "align"
-    expected = f"expected at least {block} with prefix caching, the tokens of a block; pass that"
-    raise_if_refused(
-        (
-            aligns and budget < block,
-            f"got --max-num-batched-tokens {budget}, {expected}, or --no-enable-prefix-caching",
-        ),
-        (
-            aligns and 0 < threshold < block,
-            f"got --long-prefill-token-threshold {threshold}, {expected}, or 0 for none",
-        ),
     )
 
 

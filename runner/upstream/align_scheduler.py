@@ -5,7 +5,7 @@ In align mode a full block of a GDN group stands for the state after exactly its
 that is broken in two places, silently: later requests go on from a wrong state. Both are reported
 as vllm-project/vllm#43559. The schedulers here are for ``--scheduler-cls``.
 
-Versions: vLLM 0.23.0. Delete when vllm-project/vllm#51113 is in the pinned version.
+Versions: vLLM 0.23.0; 0.30.0 is right by itself. Delete with 0.23.0.
 """
 
 from __future__ import annotations

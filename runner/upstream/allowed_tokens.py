@@ -7,8 +7,8 @@ row, if it allows all tokens, inherits it. ``swap_states`` swaps two rows of a t
 views of it, line 669: both are then the second one's. Tokens are wrong, silently; under a grammar
 that shares no token with the mask the request ends with an error.
 
-Versions: vLLM 0.23.0. Delete when ``condense`` clears the row that it leaves, and ``swap_states``
-copies one of the two.
+Versions: vLLM 0.23.0, 0.30.0. Delete when ``condense`` clears the row that it leaves, and
+``swap_states`` copies one of the two.
 """
 
 from __future__ import annotations

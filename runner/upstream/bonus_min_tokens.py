@@ -7,7 +7,7 @@ request had not its ``min_tokens`` before the step: ``MinTokensLogitsProcessor.a
 ``apply_with_spec_decode`` does. An answer that ends just there goes on with other tokens than
 without drafts, silently.
 
-Versions: vLLM 0.23.0. Delete when the bonus token's mask counts the drafts before it.
+Versions: vLLM 0.23.0, 0.30.0. Delete when the bonus token's mask counts the drafts before it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ class BonusMinTokens(MinTokensLogitsProcessor):
     def __init__(self, counted: MinTokensLogitsProcessor, drafts: Sequence[Sequence[int]]) -> None:
         self.forbidden = [
             (row, list(stop_ids))
-            for row, (min_tokens, output_ids, stop_ids) in counted.min_toks.items()
+            for row, (min_tokens, output_ids, stop_ids, *_) in counted.min_toks.items()
             if len(output_ids) + len(drafts[row]) < min_tokens
         ]
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         for row, stop_ids in self.forbidden:
+            before = logits[row, stop_ids]
             logits[row, stop_ids] = -torch.inf
+            if logits[row].isneginf().all():  # a grammar leaves nothing else; so vLLM 0.30.0
+                logits[row, stop_ids] = before
         return logits
 
 

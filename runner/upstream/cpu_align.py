@@ -13,7 +13,8 @@ Blocks are counted within a request: block ``i`` holds its tokens ``i * block_si
 token in the running block, and those after the following ones in the K blocks behind it; the
 convolution's windows after all of its tokens overlap in the running block.
 
-Versions: vLLM 0.23.0. Delete when its CPU platform copies them.
+Versions: vLLM 0.23.0, and 0.30.0 with drafts: without, that one copies by itself. Delete when its
+CPU platform copies them with drafts.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from typing import Any, NamedTuple
 
 import torch
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.kv_cache_interface import KVCacheConfig
-from vllm.v1.worker.mamba_utils import MambaBuffers, cleanup_mamba_state_idx, get_mamba_groups
+from vllm.v1.kv_cache_interface import KVCacheConfig, MambaSpec
+from vllm.v1.worker.mamba_utils import MambaBuffers, cleanup_mamba_state_idx
 
 from ascend_gdn.runner.base import Base
 from ascend_gdn.runner.upstream.gdn_states import gdn_states
@@ -102,7 +103,12 @@ class AlignedStates:
     def __init__(
         self, kv_cache_config: KVCacheConfig, layers: Mapping[str, Any], copy_funcs: Sequence[Any]
     ) -> None:
-        group_ids, spec = get_mamba_groups(kv_cache_config)
+        specs = {
+            group: each.kv_cache_spec
+            for group, each in enumerate(kv_cache_config.kv_cache_groups)
+            if isinstance(each.kv_cache_spec, MambaSpec)
+        }
+        spec = next(iter(specs.values()))  # a model's GDN layers are all alike
         if spec.num_speculative_blocks >= spec.block_size:
             raise ValueError(
                 f"ascend-gdn: got {spec.num_speculative_blocks} speculative tokens and state "
@@ -111,7 +117,7 @@ class AlignedStates:
             )
         self.block_size, groups = spec.block_size, kv_cache_config.kv_cache_groups
         self.groups = {
-            group: gdn_states(groups[group].layer_names, layers, copy_funcs) for group in group_ids
+            group: gdn_states(groups[group].layer_names, layers, copy_funcs) for group in specs
         }
 
     def copy(self, blocks: Sequence[Sequence[int]], copy: StateCopy) -> None:
@@ -133,9 +139,13 @@ class AlignedStatesMixin(Base):
     """Set in align mode when vLLM has made the KV cache."""
     _mamba_bufs: MambaBuffers | None  # vLLM's
 
+    def copies_are_missing(self) -> bool:
+        """Whether vLLM copies no states where it should."""
+        return self.cache_config.mamba_cache_mode == "align"
+
     def initialize_kv_cache(self, *args: Any, **kwargs: Any) -> None:
         super().initialize_kv_cache(*args, **kwargs)
-        if self.cache_config.mamba_cache_mode == "align":
+        if self.copies_are_missing():
             self.aligned_states = AlignedStates(
                 self.kv_cache_config,
                 self.compilation_config.static_forward_context,
@@ -145,17 +155,13 @@ class AlignedStatesMixin(Base):
     def _get_mamba_bufs(self) -> MambaBuffers:
         """Buffers with which vLLM's align mode keeps its indices and counts, and copies nothing."""
         if self._mamba_bufs is None:
-            buffers = MambaBuffers.create(
-                max_num_reqs=0,
-                kv_cache_config=self.kv_cache_config,
-                copy_funcs=self.model.get_mamba_state_copy_func(),
-                make_buffer=self._make_buffer,
-                device=torch.device("cpu"),
-                with_postprocess_align=False,
-            )
-            # preprocess_mamba copies the states of the groups that they name (0.23.0).
-            nothing = replace(buffers.preprocess, mamba_group_ids=[])
-            self._mamba_bufs = replace(buffers, preprocess=nothing)
+            bufs = super()._get_mamba_bufs()
+            if self.aligned_states is not None:
+                # preprocess_mamba copies the states of the groups that they name (0.23.0), or with
+                # postprocess_align by a Triton kernel (0.30.0).
+                nothing = replace(bufs.preprocess, mamba_group_ids=[])
+                bufs = replace(bufs, preprocess=nothing, postprocess_align=None)
+            self._mamba_bufs = bufs
         return self._mamba_bufs
 
     def _prepare_inputs(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:

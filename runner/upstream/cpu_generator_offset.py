@@ -6,8 +6,8 @@ For such a row vLLM then takes its generator back by what the draw took (``_book
 v1/worker/gpu_model_runner.py:3589): ``set_offset``, which a CPU generator does not have. The engine
 core dies of ``CPU Generator does not use offset``, and with it every request.
 
-Versions: vLLM 0.23.0. Delete when vLLM draws nothing for a row that it discards, or takes a CPU
-generator back by its state.
+Versions: vLLM 0.23.0, 0.30.0. Delete when vLLM draws nothing for a row that it discards, or takes a
+CPU generator back by its state.
 """
 
 from __future__ import annotations

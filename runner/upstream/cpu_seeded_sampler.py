@@ -5,14 +5,17 @@
 generators only if every row has one. Any greedy or unseeded request in the batch, and all rows are
 drawn from the process's generator: the same request with the same seed gets other tokens.
 
-Versions: vLLM 0.23.0. Delete when ``forward_cpu`` draws a row that has a generator from it whatever
-the other rows have, as ``forward_native`` does.
+Versions: vLLM 0.23.0; in 0.30.0 it draws a row that has a generator from it whatever the other rows
+have. Delete with 0.23.0.
 """
 
 from __future__ import annotations
 
 import torch
+from vllm.config.model import LogprobsMode
 from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
+
+from ascend_gdn.runner.upstream.cpu_sampling import StepCPUSampler
 
 
 class SeededTopKTopPSampler(TopKTopPSampler):
@@ -27,3 +30,11 @@ class SeededTopKTopPSampler(TopKTopPSampler):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         forward = self.forward_native if generators else super().forward_cpu
         return forward(logits, generators, k, p)
+
+
+class SeededCPUSampler(StepCPUSampler):
+    """The CPU's sampler with it."""
+
+    def __init__(self, logprobs_mode: LogprobsMode, use_fp64_gumbel: bool) -> None:
+        super().__init__(logprobs_mode, use_fp64_gumbel)
+        self.topk_topp_sampler = SeededTopKTopPSampler(logprobs_mode, use_fp64_gumbel)

@@ -6,7 +6,7 @@ vLLM takes any batch of equally many tokens a request for decodes
 or a last chunk of num_spec + 1, also of a request that was preempted and is computed again. A
 decode graph has no prefill: their states do not move.
 
-Versions: vLLM 0.23.0 (its V1 runner also in 0.33), vllm-ascend 0.23.0 and 0.23.0.post1. Delete when
+Versions: vLLM 0.23.0 (its V1 runner to 0.33), vllm-ascend 0.23.0 and 0.23.0.post1. Delete when
 the runner asks whether a request is still in its prompt.
 """
 

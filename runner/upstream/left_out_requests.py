@@ -8,7 +8,7 @@ left. Under asynchronous scheduling its drafts are -1 as well, which ends the en
 (vllm-project/vllm#37159). Under it, too, counts that were swapped with their rows are looked up by
 the rows of the last step.
 
-Versions: vLLM 0.23.0, vllm-ascend 0.23.0 and 0.23.0.post1. Delete when the runner keeps the counts
+Versions: vLLM 0.23.0 and 0.30.0, vllm-ascend over them. Delete when the runner keeps the counts
 of requests that it takes from the batch, as vLLM's V2 runner does.
 """
 

@@ -7,8 +7,8 @@ other's hold its token, token 0 and -inf (``Sampler.forward``, v1/sample/sampler
 drafts in the batch the rejection sampler expects rows of the vocabulary's length there: the engine
 core dies of a shape mismatch (v1/sample/rejection_sampler.py:199).
 
-Versions: vLLM 0.23.0. Delete when ``Sampler.forward`` makes each row what its request asks for, and
-the rejection sampler takes ``logprob_token_ids``.
+Versions: vLLM 0.23.0, 0.30.0. Delete when ``Sampler.forward`` makes each row what its request asks
+for, and the rejection sampler takes ``logprob_token_ids``.
 """
 
 from __future__ import annotations

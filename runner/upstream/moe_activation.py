@@ -6,8 +6,7 @@ AMX), each forward makes a ``SiluAndMul`` for every expert (``_CPU_MOE_ACT_FN`` 
 model_executor/layers/fused_moe/cpu_fused_moe.py), whose constructor asks for the current
 configuration, which there is only while a model is made. No such model starts
 (vllm-project/vllm#45447).
-Versions: vLLM 0.23.0.
-Delete when: ``_CPU_MOE_ACT_FN`` makes no layer, as for its other activations.
+Versions: vLLM 0.23.0; 0.30.0 makes no layer there. Delete with 0.23.0.
 """
 
 from __future__ import annotations

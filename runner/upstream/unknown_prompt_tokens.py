@@ -9,8 +9,8 @@ an accelerator: the engine core dies with every request.
 
 A worker cannot refuse one request, so it reads another token in its place and says so in the log.
 
-Versions: vLLM 0.23.0. Delete when the front end refuses every id that the model has no embedding
-for.
+Versions: vLLM 0.23.0, 0.30.0. Delete when the front end refuses every id that the model has no
+embedding for.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ Until a request has its ``min_tokens``, vLLM masks its ``stop_token_ids`` in the
 with the vocabulary: one beyond it is an IndexError on CPU and a device assertion on an accelerator,
 which ends the engine core with every request; a small negative one masks another token.
 
-Versions: vLLM 0.23.0. Delete when vLLM refuses such a request, or masks only tokens that are there.
+Versions: vLLM 0.23.0, 0.30.0. Delete when vLLM refuses such a request, or masks only tokens that
+are there.
 """
 
 from __future__ import annotations

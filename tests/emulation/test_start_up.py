@@ -10,14 +10,16 @@ import pytest
 from vllm_ascend.worker.model_runner_v1 import NPUModelRunner
 
 import ascend_gdn.runner
-from ascend_gdn.runner.checks import npu_seams
+from ascend_gdn.runner import versions
+from ascend_gdn.runner.checks.errors import IncompatibleStackError
 from ascend_gdn.runner.checks.npu_refusals import (
     refuse_unsupported_on_ascend,
     repair_all2all_backend,
 )
-from ascend_gdn.runner.checks.npu_seams import ascend_seams, check_ascend_version
-from ascend_gdn.runner.checks.seams import IncompatibleStackError, check_seams
+from ascend_gdn.runner.checks.npu_seams import ascend_seams
+from ascend_gdn.runner.checks.seams import check_seams
 from ascend_gdn.runner.npu import StepNPUModelRunner
+from ascend_gdn.runner.versions import check_ascend_version
 
 
 def config(**additional) -> SimpleNamespace:
@@ -41,14 +43,18 @@ def test_the_installed_version_is_the_one_we_build_on():
     check_seams(ascend_seams())
 
 
-@pytest.mark.parametrize("version", ["0.22.0", "0.24.0", "0.23.0rc1", "0.23.1"])
+@pytest.mark.parametrize(
+    "version", ["0.22.0", "0.24.0rc1", "0.28.0rc1", "0.23.0rc1", "0.23.1", "0.30.0rc2"]
+)
 def test_another_version_is_refused(version):
-    with pytest.raises(IncompatibleStackError, match=f"got vllm-ascend {version}, expected 0.23.0"):
+    with pytest.raises(
+        IncompatibleStackError, match=f"got vllm-ascend {version} over vLLM 0.23.0, expected"
+    ):
         check_ascend_version(version)
 
 
 def test_another_version_is_named_before_anything_of_it_is_imported(mocker):
-    mocker.patch.object(npu_seams, "installed_version", return_value="0.24.0")
+    mocker.patch.object(versions, "installed_version", return_value="0.24.0")
     with pytest.raises(IncompatibleStackError, match=r"got vllm-ascend 0\.24\.0"):
         _ = ascend_gdn.runner.NPUWorker
 

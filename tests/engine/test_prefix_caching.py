@@ -11,6 +11,7 @@ import pytest
 
 from demo_reference import load_reference, reference_logits
 from tiny_checkpoint import TinySizes, write_checkpoint
+from upstream_calls import OLDEST
 
 from .job import Job, Result, run
 
@@ -105,7 +106,9 @@ def check_hits(prompts: list[list[int]], result: Result) -> None:
     third = result.cached_tokens[6:]
     unlike = second.pop(2)
     assert first == unlike == 0
-    assert min(second) > BLOCK <= min(third)
+    if not OLDEST:  # it has no state where nothing had branched off before
+        second = [hit for hit in second if hit]
+    assert len(second) >= 3 and min(second) > BLOCK <= min(third)
     # Some go on from a block that was filled while its request decoded.
     assert any(hit > len(before) for hit, before in zip(third, prompts[:6], strict=True))
 

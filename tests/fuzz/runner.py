@@ -23,6 +23,7 @@ from ascend_gdn.attention.context_parallel import ContextParallelBatch
 from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from both_sides.workloads import CPU, Workload, builder_arguments
+from upstream_calls import known
 
 from .model import CONV_HISTORY, Config
 from .stand_ins import AttentionBuilder, AttentionGroup
@@ -54,12 +55,16 @@ class VllmRunner:
         if spec:
             self.speculative_config = SimpleNamespace(use_ngram_gpu=lambda: False)
         self.cache_config = SimpleNamespace(
-            mamba_cache_mode="align" if config.block_size else "none", kv_sharing_fast_prefill=False
+            mamba_cache_mode="align" if config.block_size else "none",
+            kv_sharing_fast_prefill=False,
+            use_replayssm=False,
         )
+        self._process_encoder_cache_scheduler_output = lambda _: None  # from 0.30.0 on, as below
+        self._on_request_state_removed = lambda *_: None
         text = SimpleNamespace(
             linear_num_value_heads=config.value_heads, linear_conv_kernel_dim=CONV_HISTORY + 1
         )
-        self.model_config = SimpleNamespace(hf_text_config=text)
+        self.model_config = SimpleNamespace(hf_text_config=text, rswa_window=None)
         self.parallel_config = SimpleNamespace(
             tensor_parallel_size=1, prefill_context_parallel_size=config.ranks
         )
@@ -119,7 +124,8 @@ class VllmRunner:
         groups, columns = len(self.attn_groups), 1 + self.config.num_spec
         if self.config.block_size:
             columns += MAX_MODEL_LEN // self.config.block_size
-        self.input_batch = InputBatch(
+        self.input_batch = known(
+            InputBatch,
             max_num_reqs=self.config.max_seqs,
             max_model_len=MAX_MODEL_LEN,
             max_num_batched_tokens=self.config.max_tokens,

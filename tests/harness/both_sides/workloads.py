@@ -20,6 +20,7 @@ from ascend_gdn.attention.stats import GDNStats
 from ascend_gdn.attention.step import GDNSteps
 from ascend_gdn.attention.step_inputs import StepInputs
 from ascend_gdn.attention.table_layout import TableLayout, cumsum_block_size
+from upstream_calls import known
 
 GROUPS = 3
 MAX_NUM_SEQS = 256
@@ -124,7 +125,8 @@ class Batch:
         identity, so reusing the tensors of an earlier step would spare vLLM work that it has to do.
         """
         requests = len(self.workload.lengths)
-        base = CommonAttentionMetadata(
+        base = known(
+            CommonAttentionMetadata,
             query_start_loc=self.device_query_start_loc[: requests + 1],
             query_start_loc_cpu=self.query_start_loc[: requests + 1],
             seq_lens=self.device_seq_lens[:requests],

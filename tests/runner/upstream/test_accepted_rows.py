@@ -20,6 +20,7 @@ from vllm.v1.worker.gpu_input_batch import InputBatch
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
+from upstream_calls import known
 
 NUM_SPEC, MAX_SEQS, PROMPT = 3, 6, 8
 DRAFTS = [-1] * NUM_SPEC
@@ -43,8 +44,11 @@ class VllmRunner:
         self.late_interaction_runner = SimpleNamespace(
             on_requests_finished=lambda *_: None, register_request=lambda *_: None
         )
+        self._process_encoder_cache_scheduler_output = lambda _: None  # 0.30.0
+        self._on_request_state_removed = lambda *_: None
         self.kv_cache_config = SimpleNamespace(kv_cache_groups=["gdn"])
-        self.input_batch = InputBatch(
+        self.input_batch = known(
+            InputBatch,
             max_num_reqs=MAX_SEQS,
             max_model_len=4096,
             max_num_batched_tokens=64,
@@ -53,6 +57,7 @@ class VllmRunner:
             vocab_size=1000,
             block_sizes=[16],
             kernel_block_sizes=[16],
+            max_num_blocks_per_req=[4096 // 16],
             num_spec_tokens=NUM_SPEC,
         )
         self.num_accepted_tokens = SimpleNamespace(

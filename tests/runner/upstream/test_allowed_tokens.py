@@ -8,6 +8,7 @@ from vllm import SamplingParams
 from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
 from ascend_gdn.runner.upstream.allowed_tokens import write_allowed_tokens
+from upstream_calls import known
 
 VOCABULARY = 10
 
@@ -15,15 +16,17 @@ VOCABULARY = 10
 class Requests:
     def __init__(self, allowed: dict[str, list[int] | None]) -> None:
         self.allowed = allowed
-        self.batch = InputBatch(
-            8,
-            16,
-            16,
-            torch.device("cpu"),
-            False,
-            VOCABULARY,
+        self.batch = known(
+            InputBatch,
+            max_num_reqs=8,
+            max_model_len=16,
+            max_num_batched_tokens=16,
+            device=torch.device("cpu"),
+            pin_memory=False,
+            vocab_size=VOCABULARY,
             block_sizes=[4],
             kernel_block_sizes=[4],
+            max_num_blocks_per_req=[4],
         )
         self.states = {
             name: CachedRequestState(

@@ -202,7 +202,7 @@ def test_a_request_left_out_of_a_step_keeps_its_place(bases):
     for seed in range(12):
         rng = np.random.default_rng(seed)
         # Nine requests with up to four tokens each do not fit into a step.
-        sim = Simulation(Sizes(16, num_spec=3, max_seqs=9, budget=20), rng, AlignedScheduler)
+        sim = Simulation(Sizes(4, num_spec=3, max_seqs=9, budget=20), rng, AlignedScheduler)
         for _ in range(30):
             prompt = rng.integers(100, 10**6, rng.integers(1, 48)).tolist()
             sim.add(prompt, rng.integers(100, 10**6, rng.integers(20, 60)).tolist())
@@ -229,16 +229,3 @@ def test_without_align_mode_nothing_is_copied(bases, mocker):
     assert runner._prepare_inputs("scheduler output") == (None, None)
     runner._update_states_after_model_execute(torch.tensor([[7]]), "scheduler output")
     after.assert_called_once()
-
-
-def test_the_warm_up_samples_without_drafts(mocker):
-    seen = []
-    mocker.patch.object(
-        GPUModelRunner,
-        "_dummy_sampler_run",
-        lambda runner, hidden_states: seen.append(runner.speculative_config),
-    )
-    runner = object.__new__(StepCPUModelRunner)
-    runner.speculative_config = "speculative"
-    runner._dummy_sampler_run(torch.zeros(1))
-    assert (seen, runner.speculative_config) == ([None], "speculative")

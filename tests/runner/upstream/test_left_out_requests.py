@@ -13,6 +13,7 @@ from vllm.v1.worker.gpu_input_batch import CachedRequestState, InputBatch
 
 from ascend_gdn.runner.model_runner import StepModelRunnerMixin
 from ascend_gdn.runner.upstream.left_out_requests import replace_draft_placeholders
+from upstream_calls import known
 
 from .. import simulation
 
@@ -148,7 +149,8 @@ def test_without_drafts_all_is_vllms(runner):
 
 
 def test_drafts_that_nobody_made_become_tokens():
-    batch = InputBatch(
+    batch = known(
+        InputBatch,
         max_num_reqs=MAX_SEQS,
         max_model_len=16,
         max_num_batched_tokens=16,
@@ -157,6 +159,7 @@ def test_drafts_that_nobody_made_become_tokens():
         vocab_size=1000,
         block_sizes=[16],
         kernel_block_sizes=[16],
+        max_num_blocks_per_req=[1],
         num_spec_tokens=3,
     )
     drafts = {"was there": [-1] * 3, "came back": [-1] * 2, "has its own": [7, -1]}

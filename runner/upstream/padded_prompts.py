@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A prompt of one token beside requests that verify drafts goes on from a stranger's state.
+
+vLLM's scheduler pads such a request with drafts that nobody made, so that all rows of the step have
+as many tokens (``pad_spec_decode`` in v1/core/sched/scheduler.py:1044). The runner then takes it
+for one that verifies drafts (v1/worker/gpu_model_runner.py:2269), and its GDN layers for one that
+has a state: what the last owner of its block left there. Its tokens are wrong, silently. Here that
+block is emptied: all such drafts are rejected, so the first token's state is what counts.
+
+Versions: vLLM 0.30.0, and vllm-ascend 0.30.0rc2 over it. Delete when the scheduler pads no request
+without computed tokens, or the builder takes one for a prefill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.kv_cache_interface import MambaSpec
+
+from ascend_gdn.runner.base import Base
+from ascend_gdn.runner.upstream.gdn_states import gdn_states
+
+
+def padded_prompts(scheduler_output: SchedulerOutput) -> Iterator[str]:
+    """The requests of the step that have drafts to verify, and no computed tokens."""
+    drafts, cached = (
+        scheduler_output.scheduled_spec_decode_tokens,
+        scheduler_output.scheduled_cached_reqs,
+    )
+    if drafts:
+        for new in scheduler_output.scheduled_new_reqs:
+            if new.num_computed_tokens == 0 and new.req_id in drafts:
+                yield new.req_id
+        for req_id, computed in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
+            if computed == 0 and req_id in drafts:
+                yield req_id
+
+
+class PaddedPromptsMixin(Base):
+    """Put it before a vLLM model runner in the bases."""
+
+    def _prepare_inputs(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:
+        for req_id in padded_prompts(scheduler_output):
+            self.empty_first_states(self.requests[req_id].block_ids)
+        return super()._prepare_inputs(scheduler_output, *args, **kwargs)
+
+    def empty_first_states(self, block_ids: tuple[list[int], ...]) -> None:
+        """Write zeros to the first block of each GDN group, in all of its layers."""
+        layers = self.compilation_config.static_forward_context
+        copy_funcs = self.model.get_mamba_state_copy_func()
+        for group, blocks in zip(self.kv_cache_config.kv_cache_groups, block_ids, strict=True):
+            if isinstance(group.kv_cache_spec, MambaSpec):
+                for windows, recurrent in gdn_states(group.layer_names, layers, copy_funcs):
+                    windows[blocks[0]] = recurrent[blocks[0]] = 0
