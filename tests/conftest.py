@@ -12,6 +12,7 @@ except PackageNotFoundError:
 
 CUDA = [
     "attention/test_cuda.py",
+    "cli/doctor/test_cuda.py",
     "fla/cuda",
     "gpu",
     "runner/checks/test_gpu_refusals.py",

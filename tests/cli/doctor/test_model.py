@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from ascend_gdn.cli.__main__ import app
 from ascend_gdn.cli.doctor.model import captures_of
+from upstream_calls import OLDEST
 
 from .set_ups import By, by_check, model
 
@@ -55,21 +56,12 @@ def test_a_sound_one(doctor, tmp_path):
             ["--additional-config", '{"ascend_gdn": {"table_fill": "gpu"}}'],
             "ascend_gdn.table_fill='gpu'", "'host' or 'triton'", "correct --additional-config",
         ),
-        (
-            ["--enable-prefix-caching", "--mamba-cache-mode", "align", "--speculative-config", MTP],
-            "prefix caching with speculative decoding", "AlignedScheduler",
-            "pass --scheduler-cls ascend_gdn.runner.align_scheduler.AlignedScheduler",
-        ),
-        (
-            ["--worker-cls", "ascend_gdn.runner.GPUWorker"],
-            "vLLM on 'cpu'", "'cuda'", "Choose the worker of your platform",
-        ),
         (["--worker-cls", "ascend_gdn.runner.Worker"], "has no worker 'Worker'", "", ""),
         (["--no-such-flag", "3"], "unrecognized arguments: --no-such-flag", "", ""),
         (["--max-model-len", "1000000"], "max_model_len", "", ""),
     ],
-    ids=["LoRA", "TP that cuts heads", "a misspelt key", "a wrong value", "align and MTP",
-         "another platform's worker", "no such worker", "no such flag", "vLLM itself"],
+    ids=["LoRA", "TP that cuts heads", "a misspelt key", "a wrong value",
+         "no such worker", "no such flag", "vLLM itself"],
 )  # fmt: skip
 def test_what_is_refused(doctor, tmp_path, flags, got, expected, do):
     code, found = doctor(model(tmp_path), *flags)
@@ -79,6 +71,23 @@ def test_what_is_refused(doctor, tmp_path, flags, got, expected, do):
     assert got in refused["found"]
     assert expected in refused["expected"]
     assert do in refused["do"]
+
+
+def test_prefix_caching_with_drafts(doctor, tmp_path):
+    align = ["--enable-prefix-caching", "--mamba-cache-mode", "align", "--speculative-config", MTP]
+    code, found = doctor(model(tmp_path), *align)
+    assert code == OLDEST  # which alone needs a scheduler of ours
+    if OLDEST:
+        scheduler = "--scheduler-cls ascend_gdn.runner.align_scheduler.AlignedScheduler"
+        assert scheduler in found["model"][0]["do"]
+
+
+def test_a_worker_of_another_platform(doctor, tmp_path):
+    code, found = doctor(model(tmp_path), "--worker-cls", "ascend_gdn.runner.GPUWorker")
+    assert code == 1
+    (refused,) = found["model"]
+    assert ("on 'cpu'" if OLDEST else "on 'cuda', whose default is") in refused["found"]
+    assert ("'cuda'" if OLDEST else "0.23.0") in refused["expected"]
 
 
 def test_all_that_is_refused_is_said_at_once(doctor, tmp_path):
