@@ -12,10 +12,11 @@ import pytest
 import torch
 
 import emulated_npu
-from emulated_npu.schemas import NOT_EMULATED, SCHEMAS, name_of
+from emulated_npu.stacks import installed_stack
+from emulated_npu.stacks.common import NOT_EMULATED, name_of
 
 HARNESS = str(Path(emulated_npu.__file__).parents[1])
-ALL = SCHEMAS + NOT_EMULATED
+ALL = (*installed_stack().operators, *NOT_EMULATED)
 INSTALLED = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -34,7 +35,9 @@ def test_each_is_a_schema_of_its_own():
 def torch_binding() -> str:
     """vllm-ascend's ``csrc/torch_binding.cpp``, as its source distribution has it."""
     kept = Path(sys.prefix, "torch_binding.cpp")
-    assert kept.exists(), f"got no {kept}, which scripts/bootstrap.sh keeps: run make setup-ascend"
+    assert kept.exists(), (
+        f"got no {kept}, which scripts/bootstrap.sh keeps: run make setup-ascend(-next)"
+    )
     return kept.read_text()
 
 
@@ -60,8 +63,9 @@ def installed(statement: str) -> subprocess.CompletedProcess[str]:
 def test_installed():
     checked = """
 import torch
-from emulated_npu.schemas import *
-for schema in SCHEMAS + NOT_EMULATED:
+from emulated_npu.stacks import installed_stack
+from emulated_npu.stacks.common import NAMESPACE, NOT_EMULATED, name_of
+for schema in (*installed_stack().operators, *NOT_EMULATED):
     name = name_of(schema)
     wanted = str(torch._C.parse_schema(f"{NAMESPACE}::{schema}"))
     assert str(getattr(torch.ops._C_ascend, name).default._schema) == wanted, name

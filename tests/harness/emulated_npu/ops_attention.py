@@ -30,16 +30,45 @@ def _npu_reshape_and_cache(
     A negative slot is left out.
     """
     name = "_npu_reshape_and_cache"
+    require_contiguous(name, key_cache=key_cache, value_cache=value_cache)
+    _store(name, key, value, key_cache, value_cache, slot_indices)
+
+
+def _store(
+    name: str,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slot_indices: torch.Tensor,
+) -> None:
     require_dtype(name, "slot_indices", slot_indices, torch.int32)
     require_shape(name, "slot_indices", slot_indices, len(key))
     slots = slot_indices.long()
     for part, tensor, cache in (("key", key, key_cache), ("value", value, value_cache)):
         require_shape(name, part, tensor, len(key), *cache.shape[2:])
         require_dtype(name, part, tensor, cache.dtype)
-        require_contiguous(name, **{f"{part}_cache": cache})
         size = cache.shape[0] * cache.shape[1]
         require((slots < size).all(), name, f"slots {slots.tolist()} leave the {size}")
-        cache.view(size, *cache.shape[2:])[slots[slots >= 0]] = tensor[slots >= 0]
+        block, row = slots[slots >= 0] // cache.shape[1], slots[slots >= 0] % cache.shape[1]
+        cache[block, row] = tensor[slots >= 0]
+
+
+def npu_scatter_pa_kv_cache(
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    *,
+    cache_mode: str,
+) -> None:
+    """As :func:`_npu_reshape_and_cache`; the caches' blocks need not follow each other closely."""
+    name = "npu_scatter_pa_kv_cache"
+    require(cache_mode == "Norm", name, f"cache_mode {cache_mode}")
+    require_contiguous(name, key=key, value=value, slot_mapping=slot_mapping)
+    require_contiguous(name, key_block=key_cache[0], value_block=value_cache[0])
+    _store(name, key, value, key_cache, value_cache, slot_mapping)
 
 
 def npu_fused_infer_attention_score(
@@ -81,7 +110,10 @@ def npu_fused_infer_attention_score(
     else:
         require(atten_mask is None, SCORE, "not emulated: a mask of one's own")
     require_shape(SCORE, "query", query, None, num_heads, None)
-    require_contiguous(SCORE, query=query, key=key, value=value)
+    paged = block_table is not None
+    # The blocks of a cache need not follow each other closely.
+    parts = {"key": key[0], "value": value[0]} if paged else {"key": key, "value": value}
+    require_contiguous(SCORE, query=query, **parts)
     ends = [int(end) for end in actual_seq_lengths]
     kv_lengths = [int(length) for length in actual_seq_lengths_kv]
     require(ends == sorted(ends), SCORE, f"actual_seq_lengths {ends} fall")
@@ -89,7 +121,6 @@ def npu_fused_infer_attention_score(
     require(
         len(kv_lengths) == len(ends), SCORE, f"{len(ends)} requests, {len(kv_lengths)} kv lengths"
     )
-    paged = block_table is not None
     if paged:
         _check_blocks(key, value, block_table, kv_lengths, block_size)
     else:

@@ -7,6 +7,8 @@ What it does to the states: ``op_kernel/causal_conv1d.h`` there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional
 
@@ -47,6 +49,26 @@ def npu_causal_conv1d_custom(
     has_state = _has_state(initial_state_mode_opt, sequences, run_mode)
     accepted = _accepted(num_accepted_tokens_opt, sequences, run_mode, len(weight))
 
+    convolve(
+        output, x, weight, conv_state, bias_opt, activation_mode == 1, bounds, blocks, has_state,
+        accepted,
+    )  # fmt: skip
+    return output
+
+
+def convolve(
+    output: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    conv_state: torch.Tensor,
+    bias: torch.Tensor | None,
+    activated: bool,
+    bounds: Sequence[int],
+    blocks: Sequence[int | None],
+    has_state: Sequence[bool],
+    accepted: Sequence[int] | None,
+) -> None:
+    """What the kernel does, to ``output`` and ``conv_state``; without a block, nothing."""
     history = len(weight) - 1
     state_length = conv_state.shape[1]
     for i, (start, end, block) in enumerate(zip(bounds[:-1], bounds[1:], blocks, strict=True)):
@@ -60,15 +82,14 @@ def npu_causal_conv1d_custom(
         inputs = torch.cat([past, x[start:end]])
         windows = inputs.unfold(0, len(weight), 1)  # [tokens, dim, width]
         result = (windows.float() * weight.t().float()).sum(-1)
-        if bias_opt is not None:
-            result += bias_opt.float()
-        output[start:end] = functional.silu(result) if activation_mode else result
+        if bias is not None:
+            result += bias.float()
+        output[start:end] = functional.silu(result) if activated else result
         if accepted is not None and history - 1 + end - start <= state_length:
             # Without the oldest one, and all of this step's: which are accepted is not known yet.
             state[: history - 1 + end - start] = inputs[1:]
         else:
             state[:history] = inputs[-history:]
-    return output
 
 
 def _check(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -85,6 +86,13 @@ def npu_moe_init_routing_custom(
     position[order[:used]] = torch.arange(used)
     counts = torch.bincount(choices[inside] - first, minlength=last - first)
     return expanded, position.int(), counts, torch.empty(len(order))
+
+
+def npu_moe_init_routing_v2(
+    x: torch.Tensor, expert_idx: torch.Tensor, **options: Any
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """``torch_npu``: as :func:`npu_moe_init_routing_custom`."""
+    return npu_moe_init_routing_custom(x, expert_idx, **options)
 
 
 def npu_grouped_matmul(

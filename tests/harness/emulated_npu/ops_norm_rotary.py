@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional
 
@@ -87,6 +89,38 @@ def _npu_rotary_embedding(
     require(inside, name, f"positions leave the {len(cos_sin_cache)} of the cache")
     cos, sin = cos_sin_cache[positions][:, None].chunk(2, -1)
     for tensor in (query, key):
+        if tensor.numel() == 0:
+            continue
         heads = tensor.view(len(tensor), -1, head_size)
         first, second = heads.chunk(2, -1)
         heads.copy_(torch.cat([first * cos - second * sin, second * cos + first * sin], -1))
+
+
+def npu_mrope(
+    positions: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    cos_sin_cache: torch.Tensor,
+    head_size: int,
+    *,
+    mrope_section: Sequence[int],
+    rotary_mode: str = "half",
+    cache_mode: str = "default",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``torch_npu``: ``query``, ``key`` [tokens, heads * head_size], partly rotated.
+
+    ``cos_sin_cache`` [positions, as many]: cosines, then sines. ``positions`` [tokens].
+    """
+    name = "npu_mrope"
+    require(list(mrope_section) == [0, 0, 0], name, "sections are not emulated")
+    require((rotary_mode, cache_mode) == ("half", "default"), name, "a mode not emulated")
+    rotated = cos_sin_cache.shape[1]
+    results = []
+    for tensor in (query, key):
+        heads = tensor.reshape(len(tensor), -1, head_size)
+        first = heads[..., :rotated].flatten(1).contiguous()
+        unused = torch.empty(len(tensor), 0, dtype=tensor.dtype)
+        _npu_rotary_embedding(positions, first, unused, rotated, cos_sin_cache, True)
+        first = first.view(len(tensor), -1, rotated)
+        results.append(torch.cat([first, heads[..., rotated:]], -1).reshape(tensor.shape))
+    return results[0], results[1]

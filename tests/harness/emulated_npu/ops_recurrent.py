@@ -40,22 +40,45 @@ def npu_recurrent_gated_delta_rule(
     then lengths; ``ssm_state_indices`` int32 [tokens]: the block to which the state after that
     token goes. The state before the first one is that of token ``num_accepted_tokens - 1``, or 0.
     """
-    require(gk is None, RULE, "gk is not emulated")
+    require_contiguous(RULE, state=state)  # otherwise a copy takes the writes
+    return recurrence(
+        RULE, LONGEST, query, key, value, state, beta, scale, actual_seq_lengths,
+        ssm_state_indices, num_accepted_tokens, g, gk,
+    )  # fmt: skip
+
+
+def recurrence(
+    rule: str,
+    longest: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    state: torch.Tensor,
+    beta: torch.Tensor | None,
+    scale: float | None,
+    actual_seq_lengths: torch.Tensor | None,
+    ssm_state_indices: torch.Tensor | None,
+    num_accepted_tokens: torch.Tensor | None,
+    g: torch.Tensor | None,
+    gk: torch.Tensor | None,
+) -> torch.Tensor:
+    """The operator ``rule``, which takes up to ``longest`` tokens of a sequence."""
+    require(gk is None, rule, "gk is not emulated")
     for name, tensor in {
         "beta": beta,
         "actual_seq_lengths": actual_seq_lengths,
         "ssm_state_indices": ssm_state_indices,
     }.items():
-        require(tensor is not None, RULE, f"{name} is missing")
-    require(scale is not None, RULE, "scale is missing")
-    _check(query, key, value, state, beta, actual_seq_lengths, ssm_state_indices, g)
+        require(tensor is not None, rule, f"{name} is missing")
+    require(scale is not None, rule, "scale is missing")
+    _check(rule, query, key, value, state, beta, actual_seq_lengths, ssm_state_indices, g)
 
     start, *lengths = actual_seq_lengths.tolist()
     blocks = ssm_state_indices.tolist()
     accepted = None
     if num_accepted_tokens is not None:
-        require_dtype(RULE, "num_accepted_tokens", num_accepted_tokens, torch.int32)
-        require_shape(RULE, "num_accepted_tokens", num_accepted_tokens, len(lengths))
+        require_dtype(rule, "num_accepted_tokens", num_accepted_tokens, torch.int32)
+        require_shape(rule, "num_accepted_tokens", num_accepted_tokens, len(lengths))
         accepted = num_accepted_tokens.tolist()
 
     group = value.shape[1] // key.shape[1]
@@ -66,24 +89,24 @@ def npu_recurrent_gated_delta_rule(
         if length <= 0:
             continue
         end = start + length
-        require(length <= LONGEST, RULE, f"sequence {i} has {length} tokens, more than {LONGEST}")
+        require(length <= longest, rule, f"sequence {i} has {length} tokens, more than {longest}")
         require(
             start >= 0 and end <= len(query) and end <= len(blocks),
-            RULE,
+            rule,
             f"sequence {i}: tokens {start} to {end} of {len(query)}, {len(blocks)} state indices",
         )
         first = start
         if accepted is not None:
             require(
                 1 <= accepted[i] <= length,
-                RULE,
+                rule,
                 f"sequence {i}: {accepted[i]} accepted tokens, but {length} tokens",
             )
             first = start + accepted[i] - 1
         used = [blocks[first], *blocks[start:end]]
         require(
             all(0 <= block < len(state) for block in used),
-            RULE,
+            rule,
             f"sequence {i}: state indices {used} leave the {len(state)} blocks",
         )
         now = state[blocks[first]].float()
@@ -99,6 +122,7 @@ def npu_recurrent_gated_delta_rule(
 
 
 def _check(
+    rule: str,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -109,26 +133,25 @@ def _check(
     g: torch.Tensor | None,
 ) -> None:
     for name, tensor in {"query": query, "key": key, "value": value, "beta": beta}.items():
-        require_dtype(RULE, name, tensor, *BFLOAT16)
-    require_dtype(RULE, "state", state, torch.float32, torch.bfloat16)
-    require_dtype(RULE, "actual_seq_lengths", actual_seq_lengths, torch.int32)
-    require_dtype(RULE, "ssm_state_indices", ssm_state_indices, torch.int32)
-    require_shape(RULE, "query", query, None, None, None)
+        require_dtype(rule, name, tensor, *BFLOAT16)
+    require_dtype(rule, "state", state, torch.float32, torch.bfloat16)
+    require_dtype(rule, "actual_seq_lengths", actual_seq_lengths, torch.int32)
+    require_dtype(rule, "ssm_state_indices", ssm_state_indices, torch.int32)
+    require_shape(rule, "query", query, None, None, None)
     tokens, key_heads, key_dim = query.shape
-    require_shape(RULE, "key", key, tokens, key_heads, key_dim)
-    require_shape(RULE, "value", value, tokens, None, None)
+    require_shape(rule, "key", key, tokens, key_heads, key_dim)
+    require_shape(rule, "value", value, tokens, None, None)
     _, value_heads, value_dim = value.shape
-    require_shape(RULE, "beta", beta, tokens, value_heads)
-    require_shape(RULE, "state", state, None, value_heads, value_dim, key_dim)
-    require_shape(RULE, "actual_seq_lengths", actual_seq_lengths, None)
-    require_shape(RULE, "ssm_state_indices", ssm_state_indices, None)
-    require(max(key_heads, value_heads) <= 256, RULE, "more than 256 heads")
-    require(max(key_dim, value_dim) <= 512, RULE, "heads of more than 512")
-    require(value_heads % key_heads == 0, RULE, "value heads are no multiple of key heads")
+    require_shape(rule, "beta", beta, tokens, value_heads)
+    require_shape(rule, "state", state, None, value_heads, value_dim, key_dim)
+    require_shape(rule, "actual_seq_lengths", actual_seq_lengths, None)
+    require_shape(rule, "ssm_state_indices", ssm_state_indices, None)
+    require(max(key_heads, value_heads) <= 256, rule, "more than 256 heads")
+    require(max(key_dim, value_dim) <= 512, rule, "heads of more than 512")
+    require(value_heads % key_heads == 0, rule, "value heads are no multiple of key heads")
     if g is not None:
-        require_dtype(RULE, "g", g, torch.float32)
-        require_shape(RULE, "g", g, tokens, value_heads)
-    require_contiguous(RULE, state=state)  # otherwise a copy takes the writes
+        require_dtype(rule, "g", g, torch.float32)
+        require_shape(rule, "g", g, tokens, value_heads)
 
 
 def npu_fused_gdn_gating(

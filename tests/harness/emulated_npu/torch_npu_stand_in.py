@@ -12,8 +12,6 @@ import torch
 
 from .device import NotEmulated, make_npu_module, pinned_copy, to_emulated_device
 
-VERSION = "2.10.0.post4"  # what vllm-ascend 0.23.0.post1 pins
-
 
 class _Module(types.ModuleType):
     """A module that names what it lacks; ``hasattr`` and ``find_spec`` work on it."""
@@ -27,7 +25,7 @@ class _Module(types.ModuleType):
         raise AttributeError(f"{self.__name__}.{name} is not emulated (tests/emulation)")
 
 
-def _add_module(name: str, **content: object) -> types.ModuleType:
+def add_module(name: str, **content: object) -> types.ModuleType:
     module = _Module(name)
     vars(module).update(content)
     parent, _, leaf = name.rpartition(".")
@@ -55,7 +53,9 @@ def _no_memcpy(*arguments: object) -> None:
 
 
 def install_modules(
-    operators: Mapping[str, Callable[..., object]], atb: Mapping[str, Callable[..., object]]
+    version: str,
+    operators: Mapping[str, object],
+    atb: Mapping[str, Callable[..., object]],
 ) -> None:
     """Put the modules into ``sys.modules``, with ``operators`` in ``torch_npu``; before vLLM.
 
@@ -73,21 +73,21 @@ def install_modules(
     torch.distributed.is_hccl_available = lambda: False
     sys.modules["torch.npu"] = npu
 
-    _add_module("torch_npu", npu=npu, __version__=VERSION, **operators)
-    _add_module("torch_npu.npu", **vars(npu))
+    add_module("torch_npu", npu=npu, __version__=version, **operators)
+    add_module("torch_npu.npu", **vars(npu))
     sys.modules["torch_npu"].npu = npu
-    _add_module("torch_npu.atb", **atb)
-    _add_module("torch_npu._C", _NPUTaskGroupHandle=NotEmulated)
-    _add_module("torch_npu._C._distributed_c10d", ProcessGroupHCCL=_ProcessGroupHCCL)
-    _add_module("torch_npu.profiler")
-    _add_module("torch_npu.profiler.dynamic_profile")
-    _add_module("torch_npu._inductor")
-    _add_module("torch_npu.op_plugin")
-    _add_module("torch_npu.op_plugin.atb")
-    _add_module("torch_npu.op_plugin.atb._atb_ops", _register_atb_extensions=lambda: None)
-    _add_module("acl")
-    _add_module("acl.rt", memcpy=_no_memcpy)
-    _add_module("mooncake")
-    _add_module("mooncake.engine", TransferEngine=_TransferEngine)
+    add_module("torch_npu.atb", **atb)
+    add_module("torch_npu._C", _NPUTaskGroupHandle=NotEmulated)
+    add_module("torch_npu._C._distributed_c10d", ProcessGroupHCCL=_ProcessGroupHCCL)
+    add_module("torch_npu.profiler")
+    add_module("torch_npu.profiler.dynamic_profile")
+    add_module("torch_npu._inductor")
+    add_module("torch_npu.op_plugin")
+    add_module("torch_npu.op_plugin.atb")
+    add_module("torch_npu.op_plugin.atb._atb_ops", _register_atb_extensions=lambda: None)
+    add_module("acl")
+    add_module("acl.rt", memcpy=_no_memcpy)
+    add_module("mooncake")
+    add_module("mooncake.engine", TransferEngine=_TransferEngine)
     # vllm-ascend's extension: with it there, its code takes the operators of torch.ops._C_ascend.
     sys.modules["vllm_ascend.vllm_ascend_C"] = _Module("vllm_ascend.vllm_ascend_C")
