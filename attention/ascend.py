@@ -47,6 +47,9 @@ class StepAscendGDNAttentionMetadata(StepGDNAttentionMetadata):
     """[S + 1] int32: 0, then the tokens of each speculative request."""
     spec_token_state_indices: torch.Tensor | None = None
     """[speculative tokens] int32: block of the state after each."""
+    spec_first_blocks: torch.Tensor | None = None
+    """[S] int32: first block of each speculative request, where its convolution's states are; made
+    for versions whose operator takes no table of several columns."""
     spec_start_tokens: torch.Tensor | None = None
     """[S] int32: which of its tokens' states a request starts from, counted from 1."""
     spec_moved_states: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -103,6 +106,14 @@ class StepAscendGDNAttentionMetadataBuilder(
             # The runner's table may still name the blocks of requests that are gone.
             table = torch.zeros_like(common.block_table_tensor)
             common = replace(common, block_table_tensor=table)
+        return self._build_upstreams(common, num_accepted_tokens, draft_tokens)
+
+    def _build_upstreams(
+        self,
+        common: CommonAttentionMetadata,
+        num_accepted_tokens: torch.Tensor | None,
+        draft_tokens: torch.Tensor | None,
+    ) -> GDNAttentionMetadata:
         return AscendGDNAttentionMetadataBuilder.build(
             self, 0, common, num_accepted_tokens, draft_tokens
         )

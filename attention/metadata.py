@@ -109,6 +109,11 @@ class GDNChunkedPrefillMetadata:
         return int(self.cu_seqlens_cpu[-1])
 
     @cached_property
+    def lengths(self) -> torch.Tensor:
+        """[N] int32, on the device: tokens of each sequence. Made at most once a step."""
+        return torch.diff(self.cu_seqlens)
+
+    @cached_property
     def cu_seqlens_host(self) -> tuple[int, ...]:
         """``cu_seqlens`` as AscendC operators take it. Made at most once a step."""
         return tuple(self.cu_seqlens_cpu.tolist())

@@ -70,16 +70,15 @@ def triton() -> Iterator[Finding]:
 def seams() -> Iterator[Finding]:
     """The functions of vLLM and vLLM-Ascend that the worker of this platform builds on."""
     from ascend_gdn.runner.checks.gpu_seams import gpu_seams
-    from ascend_gdn.runner.checks.npu_seams import ascend_seams
     from ascend_gdn.runner.checks.seams import check_seams
-    from ascend_gdn.runner.versions import check_version, vllm_version
+    from ascend_gdn.runner.versions import ascend_version, check_version, vllm_version
 
     check_version(platform=device_type())
     families = {"vLLM": vllm_version().vllm_seams}
     if device_type() == "cuda":
         families["vLLM's kernels for CUDA"] = gpu_seams
     if device_type() == "npu":
-        families["vLLM-Ascend"] = ascend_seams
+        families["vLLM-Ascend"] = ascend_version().ascend_seams
     for name, family in families.items():
         found = family()
         check_seams(found)

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gated DeltaNet prefill on Ascend: vLLM-Ascend's operators, over the step's tables.
 
-The stages are those of vllm_ascend/ops/triton/fla/chunk.py (0.23.0), without what its wrapper adds
-in every layer: tables cast to int64, outputs converted that nobody reads, an autograd function.
+The stages are those of vllm_ascend/ops/triton/fla/chunk.py (0.23.0, 0.30.0rc2), without what its
+wrapper adds in every layer: tables cast to int64, outputs converted that nobody reads, an autograd
+function.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from vllm_ascend.ops.triton.fla.chunk_scaled_dot_kkt import chunk_scaled_dot_kkt_fwd
@@ -20,15 +25,30 @@ from ascend_gdn.fla.ascend.chunk_o import chunk_fwd_o
 from ascend_gdn.fla.chunk import ChunkGatedDeltaRule
 
 
+@dataclass(frozen=True)
+class ChunkOperators:
+    """Where the versions of vLLM-Ascend differ."""
+
+    fwd_h: Callable[..., Any]
+    """The recurrence across chunks, of ``torch.ops._C_ascend``."""
+    fwd_o: Callable[..., Any]
+    """The output of each chunk, likewise."""
+    decay_by_head: bool
+    """Whether the Triton stages before them take the cumulated decay as [1, Hv, T], contiguous, and
+    not as [1, T, Hv]."""
+
+
 class AscendChunkGatedDeltaRule(ChunkGatedDeltaRule):
     """The rule by vLLM-Ascend's operators, in bfloat16; states are [N, Hv, K, V].
 
     Args:
         scale: Of the queries; K ** -0.5 in Qwen3-Next.
+        operators: The installed version's.
     """
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: float, operators: ChunkOperators) -> None:
         self.scale = scale
+        self.operators = operators
 
     def __call__(
         self,
@@ -42,16 +62,24 @@ class AscendChunkGatedDeltaRule(ChunkGatedDeltaRule):
     ) -> torch.Tensor:
         assert isinstance(qk, torch.Tensor) and initial_state is not None
         _, k = qk.split_with_sizes((1, 1))  # a method in C++, which split is not
-        g, w, u = chunk_terms(k, v, g, beta, chunk)
+        operators = self.operators
+        g, w, u = chunk_terms(k, v, g, beta, chunk, operators.decay_by_head)
         # AscendC's operators take the heads before the tokens. They copy what is not contiguous
         # (csrc/moe/chunk_gated_delta_rule_fwd_h/op_host/op_api, ParamsDataContiguous, 0.23.0), so w
         # and u, which one operator reads once, and g, which is small, are left to them: 2 us each.
         q_heads, k_heads = qk.transpose(1, 2).contiguous().split_with_sizes((1, 1))
-        g = g.transpose(1, 2)
+        if not operators.decay_by_head:
+            g = g.transpose(1, 2)
         h, v_new, final_state = chunk_gated_delta_rule_fwd_h(
-            k_heads, w.transpose(1, 2), u.transpose(1, 2), g, initial_state, chunk
+            operators.fwd_h,
+            k_heads,
+            w.transpose(1, 2),
+            u.transpose(1, 2),
+            g,
+            initial_state,
+            chunk,
         )
-        chunk_fwd_o(q_heads, k_heads, v_new, h, g, self.scale, out, chunk)
+        chunk_fwd_o(operators.fwd_o, q_heads, k_heads, v_new, h, g, self.scale, out, chunk)
         return final_state
 
 
@@ -61,11 +89,13 @@ def chunk_terms(
     g: torch.Tensor,
     beta: torch.Tensor,
     chunk: GDNChunkedPrefillMetadata,
+    decay_by_head: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What a chunk contributes whatever the state before it.
 
     Returns:
-        The decay summed up within each chunk [1, T, Hv] float32, w [1, T, Hv, K], u [1, T, Hv, V].
+        The decay summed up within each chunk, float32, [1, T, Hv], or [1, Hv, T] if it is wanted
+        by head; w [1, T, Hv, K], u [1, T, Hv, V].
     """
     g = chunk_local_cumsum(
         g,
@@ -73,6 +103,8 @@ def chunk_terms(
         cu_seqlens=chunk.cu_seqlens,
         block_indices=chunk.block_indices_cumsum,
     )
+    if decay_by_head:
+        g = g.transpose(1, 2).contiguous()
     a = chunk_scaled_dot_kkt_fwd(
         k=k,
         beta=beta,

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from ascend_gdn.attention.metadata import GDNChunkedPrefillMetadata
@@ -10,6 +13,7 @@ from ascend_gdn.attention.table_layout import CHUNK_SIZE
 
 
 def chunk_gated_delta_rule_fwd_h(
+    operator: Callable[..., Any],
     k: torch.Tensor,
     w: torch.Tensor,
     u: torch.Tensor,
@@ -20,12 +24,13 @@ def chunk_gated_delta_rule_fwd_h(
     """Return h, the new values [1, Hv, T, V] and the final states [N, Hv, K, V].
 
     Args:
+        operator: The installed version's, of ``torch.ops._C_ascend``.
         k: [1, Hk, T, K], contiguous; w: [1, Hv, T, K]; u: [1, Hv, T, V]; g: [1, Hv, T] float32.
         initial_state: [N, Hv, K, V], contiguous (the operator reads its strides before it makes a
             copy).
         chunk: The step's tables.
     """
-    return torch.ops._C_ascend.chunk_gated_delta_rule_fwd_h(
+    h, v_new, final_state = operator(
         k,
         w,
         u,
@@ -36,3 +41,4 @@ def chunk_gated_delta_rule_fwd_h(
         cu_seqlens=chunk.cu_seqlens_host,
         chunk_indices=chunk.chunk_indices_chunk64_host,
     )
+    return h, v_new, final_state

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from ascend_gdn.attention.metadata import GDNChunkedPrefillMetadata
@@ -10,6 +13,7 @@ from ascend_gdn.attention.table_layout import CHUNK_SIZE
 
 
 def chunk_fwd_o(
+    operator: Callable[..., Any],
     q: torch.Tensor,
     k: torch.Tensor,
     v_new: torch.Tensor,
@@ -22,6 +26,7 @@ def chunk_fwd_o(
     """Write ``out`` [T, Hv, V]; all others have the heads before the tokens.
 
     Args:
+        operator: The installed version's, of ``torch.ops._C_ascend``.
         q, k: [1, Hk, T, K], contiguous.
         v_new: [1, Hv, T, V].
         h: The states before each chunk, as ``chunk_gated_delta_rule_fwd_h`` returns them.
@@ -29,7 +34,7 @@ def chunk_fwd_o(
         scale: Of the queries.
         chunk: The step's tables.
     """
-    o = torch.ops._C_ascend.chunk_fwd_o(
+    o = operator(
         q,
         k,
         v_new,

@@ -15,7 +15,7 @@ from vllm_ascend.ops.triton.fla.chunk_delta_hupdate import chunk_gated_delta_rul
 
 from ascend_gdn.attention.context_parallel import ContextParallelTables
 from ascend_gdn.attention.metadata import GDNChunkedPrefillMetadata
-from ascend_gdn.fla.ascend.chunk import chunk_terms
+from ascend_gdn.fla.ascend.chunk import ChunkOperators, chunk_terms
 from ascend_gdn.fla.ascend.chunk_delta_h import chunk_gated_delta_rule_fwd_h
 from ascend_gdn.fla.ascend.chunk_o import chunk_fwd_o
 
@@ -24,6 +24,7 @@ class RankPart:
     """A rank's part of the prefills: n <= N of them have tokens here, T in all.
 
     Args:
+        operators: The installed version's.
         qk: [2, T, Hk, K], every vector of length 1.
         v: [1, T, Hv, V]; g, beta: [1, T, Hv].
         chunk: The step's tables, of those n.
@@ -32,6 +33,7 @@ class RankPart:
 
     def __init__(
         self,
+        operators: ChunkOperators,
         qk: torch.Tensor,
         v: torch.Tensor,
         g: torch.Tensor,
@@ -40,6 +42,7 @@ class RankPart:
         tables: ContextParallelTables,
     ) -> None:
         _, k = qk.split_with_sizes((1, 1))
+        self.operators = operators
         self.rows = tables.own_prefills
         self.chunk = chunk
         self.k = k
@@ -57,7 +60,13 @@ class RankPart:
     def states(self, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """From the states [N, Hv, K, V] at the part's start: h, new values, final states [n, …]."""
         return chunk_gated_delta_rule_fwd_h(
-            self.k_heads, self.w_heads, self.u_heads, self.g_heads, self.own(start), self.chunk
+            self.operators.fwd_h,
+            self.k_heads,
+            self.w_heads,
+            self.u_heads,
+            self.g_heads,
+            self.own(start),
+            self.chunk,
         )
 
     def matrices(self) -> torch.Tensor:
@@ -76,7 +85,8 @@ class RankPart:
 
     def output(self, h: torch.Tensor, v_new: torch.Tensor, scale: float, out: torch.Tensor) -> None:
         """Write ``out`` [T, Hv, V]."""
-        chunk_fwd_o(self.q_heads, self.k_heads, v_new, h, self.g_heads, scale, out, self.chunk)
+        operator, g = self.operators.fwd_o, self.g_heads
+        chunk_fwd_o(operator, self.q_heads, self.k_heads, v_new, h, g, scale, out, self.chunk)
 
 
 def chunk_o_update(

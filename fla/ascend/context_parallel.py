@@ -17,11 +17,11 @@ from vllm_ascend.ops.triton.fla.utils import clear_ssm_states
 from ascend_gdn.attention.ascend import StepAscendGDNAttentionMetadata
 from ascend_gdn.attention.context_parallel import ContextParallelTables
 from ascend_gdn.fla.ascend.chunk_o_update import RankPart, chunk_o_update
-from ascend_gdn.fla.ascend.gdn import PREFILL, StepAscendGatedDeltaNetAttention
+from ascend_gdn.fla.ascend.operators import OwnOperatorsLayer, chunk_operators
 from ascend_gdn.fla.gdn import Activations
 
 
-class ContextParallelGatedDeltaNetAttention(StepAscendGatedDeltaNetAttention):
+class ContextParallelGatedDeltaNetAttention(OwnOperatorsLayer):
     """Our layer, of which each rank computes its part of the prefills, and every decode.
 
     All ranks hold the same states, before a step and after it.
@@ -52,7 +52,7 @@ class ContextParallelGatedDeltaNetAttention(StepAscendGatedDeltaNetAttention):
                 qk, v, g, beta = (t[:, decodes:] for t in (qk, v, g, beta))
                 out = out[decodes:]
             if metadata.num_prefills > 0:
-                part = RankPart(qk, v, g, beta, meta.chunk, tables)
+                part = RankPart(chunk_operators(), qk, v, g, beta, meta.chunk, tables)
         ssm_state, blocks = self.kv_cache[1], tables.state_indices
         state = ssm_state.index_select(0, blocks).transpose(-1, -2).contiguous()
         clear_ssm_states(state, tables.has_initial_state)
@@ -78,12 +78,11 @@ class ContextParallelGatedDeltaNetAttention(StepAscendGatedDeltaNetAttention):
         history = torch.cat([before.unsqueeze(0), group.all_gather(last, 0)]).view(-1, shape[2])
         conv_state[blocks, : shape[1]] = history.index_select(0, tables.conv_past_rows).view(shape)
         if len(x) > 0:
-            x = self._conv(
+            x = self._conv_prefill(
                 x,
                 metadata.non_spec_query_start_loc,
                 metadata.non_spec_state_indices_tensor,
-                PREFILL,
-                initial_state_mode=metadata.has_initial_state,
+                metadata.has_initial_state,
             )
         conv_state[blocks, : shape[1]] = history.index_select(0, tables.conv_final_rows).view(shape)
         return x

@@ -7,13 +7,13 @@ State layouts are vLLM-Ascend's: convolution [blocks, W - 1 + num_spec, conv_dim
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import torch
 from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
-from vllm.v1.attention.backends.utils import PAD_SLOT_ID
 from vllm_ascend.device.device_op import DeviceOperator
 from vllm_ascend.ops.gdn import AscendGatedDeltaNetAttention
 from vllm_ascend.ops.triton.fla.l2norm import l2norm_fwd
@@ -23,11 +23,8 @@ from ascend_gdn.attention.ascend import (
     StepAscendGDNAttentionBackend,
     StepAscendGDNAttentionMetadata,
 )
-from ascend_gdn.fla.ascend.chunk import AscendChunkGatedDeltaRule
+from ascend_gdn.fla.chunk import ChunkGatedDeltaRule
 from ascend_gdn.fla.gdn import Activations, StepGatedDeltaNetMixin
-
-PREFILL, _UPDATE = 0, 1
-"""``run_mode`` of ``npu_causal_conv1d_custom``: whole sequences, or a few tokens of each."""
 
 
 class StepAscendGatedDeltaNetAttention(
@@ -35,16 +32,38 @@ class StepAscendGatedDeltaNetAttention(
 ):
     """vLLM-Ascend's layer, its prefill driven by the step's metadata.
 
-    vLLM-Ascend 0.23.0 assigns the methods of its class to vLLM's (patch/worker/patch_qwen3_5.py);
-    named as a base here, they are found first with or without that.
+    vLLM-Ascend assigns the methods of its class to vLLM's (patch/worker/patch_qwen3_5.py, 0.23.0,
+    0.30.0rc2); named as a base here, they are found first with or without that.
+
+    The operators for convolution, recurrence and chunks are those of a subclass, a version's.
     """
 
-    _conv_view: tuple[torch.Tensor, torch.Tensor] | None = None
-    """The convolution's weights as loaded, and as its operator takes them."""
+    _recurrence: Callable[..., torch.Tensor]
+    """The operator that advances states token by token."""
 
     @cached_property
-    def _chunk_rule(self) -> AscendChunkGatedDeltaRule:
-        return AscendChunkGatedDeltaRule(self.head_k_dim**-0.5)
+    def _chunk_rule(self) -> ChunkGatedDeltaRule:
+        return self.make_chunk_rule(self.head_k_dim**-0.5)
+
+    def make_chunk_rule(self, scale: float) -> ChunkGatedDeltaRule:
+        """For layers that scale their queries so; states are [N, Hv, K, V]."""
+        raise NotImplementedError
+
+    def _conv_prefill(
+        self,
+        x: torch.Tensor,
+        query_start_loc: torch.Tensor,
+        cache_indices: torch.Tensor,
+        has_initial_state: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Convolve ``x`` [tokens, conv_dim], whole sequences, and advance their states."""
+        raise NotImplementedError
+
+    def _conv_update(
+        self, x: torch.Tensor, metadata: StepAscendGDNAttentionMetadata
+    ) -> torch.Tensor:
+        """Convolve the tokens ``x`` of requests that verify drafts, and keep a state for each."""
+        raise NotImplementedError
 
     def get_attn_backend(self) -> type[StepAscendGDNAttentionBackend]:
         return StepAscendGDNAttentionBackend
@@ -53,39 +72,6 @@ class StepAscendGatedDeltaNetAttention(
         if isinstance(metadata, StepAscendGDNAttentionMetadata):
             return False
         return isinstance(metadata, GDNAttentionMetadata) and metadata.num_prefills == 0
-
-    def _conv(
-        self,
-        x: torch.Tensor,
-        query_start_loc: torch.Tensor,
-        cache_indices: torch.Tensor,
-        run_mode: int,
-        initial_state_mode: torch.Tensor | None = None,
-        num_accepted_tokens: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Convolve ``x`` [tokens, conv_dim] and advance the convolution's states."""
-        conv1d, out = self.conv1d, torch.empty_like(x)
-        torch.ops._C_ascend.npu_causal_conv1d_custom(
-            out,
-            x,
-            self._conv_weights(conv1d.weight),
-            conv_state=self.kv_cache[0],
-            bias_opt=conv1d.bias,
-            query_start_loc_opt=query_start_loc,
-            cache_indices_opt=cache_indices,
-            initial_state_mode_opt=initial_state_mode,
-            num_accepted_tokens_opt=num_accepted_tokens,
-            activation_mode=1 if self.activation else 0,
-            pad_slot_id=PAD_SLOT_ID,
-            run_mode=run_mode,
-        )
-        return out
-
-    def _conv_weights(self, weight: torch.Tensor) -> torch.Tensor:
-        """[W, conv_dim], a view of the convolution's weights, made anew if they are replaced."""
-        if self._conv_view is None or self._conv_view[0] is not weight:
-            self._conv_view = weight, weight.squeeze(1).t()
-        return self._conv_view[1]
 
     def _heads(self, mixed_qkv: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return qk [2, tokens, Hk, K], every vector of length 1, and v [1, tokens, Hv, V]."""
@@ -107,7 +93,7 @@ class StepAscendGatedDeltaNetAttention(
     ) -> torch.Tensor:
         """Return [tokens, Hv, V], and advance the recurrent states token by token."""
         query, key = qk.unbind(0)
-        return torch.ops._C_ascend.npu_recurrent_gated_delta_rule(
+        return self._recurrence(
             query=query,
             key=key,
             value=v.squeeze(0),
@@ -129,13 +115,7 @@ class StepAscendGatedDeltaNetAttention(
             source, target = metadata.spec_moved_states
             ssm_state = self.kv_cache[1]
             ssm_state[target] = ssm_state[source]
-        mixed_qkv = self._conv(
-            x.mixed_qkv,
-            metadata.spec_query_start_loc,
-            metadata.spec_state_indices_tensor,
-            _UPDATE,
-            num_accepted_tokens=metadata.num_accepted_tokens,
-        )
+        mixed_qkv = self._conv_update(x.mixed_qkv, metadata)
         qk, v = self._heads(mixed_qkv)
         o = self._recurrent(
             qk,
@@ -149,12 +129,11 @@ class StepAscendGatedDeltaNetAttention(
         x.out.copy_(o)
 
     def _non_spec(self, x: Activations, metadata: StepAscendGDNAttentionMetadata) -> None:
-        mixed_qkv = self._conv(
+        mixed_qkv = self._conv_prefill(
             x.mixed_qkv,
             metadata.non_spec_query_start_loc,
             metadata.non_spec_state_indices_tensor,
-            PREFILL,
-            initial_state_mode=metadata.has_initial_state,
+            metadata.has_initial_state,
         )
         qk, v = self._heads(mixed_qkv)
         beta, g, out = x[1:]

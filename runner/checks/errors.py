@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
+
+Refusal: TypeAlias = tuple[bool, str]
+"""Whether something is refused, and "got …, expected …; what to do"."""
 
 
 class IncompatibleStackError(RuntimeError):
@@ -22,7 +26,7 @@ class UnsupportedError(ValueError):
         return "ascend-gdn does not support this configuration: " + "; ".join(self.refusals) + "."
 
 
-def raise_if_refused(*checks: tuple[bool, str]) -> None:
+def raise_if_refused(*checks: Refusal) -> None:
     """Raise :class:`UnsupportedError` with the messages of all checks that refuse."""
     refusals = [message for refused, message in checks if refused]
     if refusals:

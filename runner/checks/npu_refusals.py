@@ -6,27 +6,23 @@ from __future__ import annotations
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
 
-from ascend_gdn.runner.checks.errors import raise_if_refused
+from ascend_gdn.runner.checks.errors import Refusal, raise_if_refused
 
 logger = init_logger("vllm." + __name__)  # only under vLLM's name has a logger its handlers
 
 
-def refuse_unsupported_on_ascend(
-    vllm_config: VllmConfig, *, is_310p: bool, has_gdn_layers: bool
-) -> None:
+def refuse_unsupported_on_ascend(vllm_config: VllmConfig, is_310p: bool, *others: Refusal) -> None:
     """Raise ``ValueError`` naming all that this worker does not support on Ascend.
 
     Args:
         vllm_config: As vLLM-Ascend's platform has left it.
         is_310p: Whether the device is an Atlas 300I (310P).
-        has_gdn_layers: Whether the model has any; without, the worker is vLLM-Ascend's own.
+        others: What the installed version does not serve.
     """
     xlite = (vllm_config.additional_config or {}).get("xlite_graph_config", {})
-    context_parallel = vllm_config.parallel_config.prefill_context_parallel_size
-    in_parts = has_gdn_layers and context_parallel > 1
     raise_if_refused(
-        # With worker_cls "auto", vllm_ascend/platform.py (0.23.0) takes another worker for these
-        # two. With ours they would not be served as configured.
+        # With worker_cls "auto", vllm_ascend/platform.py (0.23.0, 0.30.0rc2) takes another worker
+        # for these two. With ours they would not be served as configured.
         (
             is_310p,
             "got a 310P, expected a 910B or later: vLLM-Ascend has a worker of its own for it; "
@@ -37,16 +33,7 @@ def refuse_unsupported_on_ascend(
             "got xlite_graph_config with enabled=true in --additional-config, which needs "
             "vLLM-Ascend's Xlite worker; switch it off, or leave out --worker-cls",
         ),
-        (
-            in_parts and vllm_config.speculative_config is not None,
-            f"got --prefill-context-parallel-size {context_parallel} with a --speculative-config, "
-            "which this worker does not have together; leave one out",
-        ),
-        (
-            in_parts and vllm_config.cache_config.enable_prefix_caching,
-            f"got --prefill-context-parallel-size {context_parallel} with prefix caching, which "
-            "this worker does not have together; add --no-enable-prefix-caching",
-        ),
+        *others,
     )
 
 

@@ -6,14 +6,11 @@ from __future__ import annotations
 from ascend_gdn.runner.checks.seams import Seams, shared_seams
 
 
-def ascend_seams() -> Seams:
-    """The seams of vLLM-Ascend 0.23.0 that the NPU worker overrides or calls."""
+def common_ascend_seams() -> Seams:
+    """The seams that the NPU worker overrides or calls, the same in all versions."""
     from vllm_ascend.device.device_op import DeviceOperator
     from vllm_ascend.ops.gdn import AscendGatedDeltaNetAttention as Layer
     from vllm_ascend.ops.gdn_attn_builder import AscendGDNAttentionMetadataBuilder as Builder
-    from vllm_ascend.ops.triton.fla.chunk_delta_hupdate import (
-        chunk_gated_delta_rule_fwd_hupdate as hupdate,
-    )
     from vllm_ascend.ops.triton.fla.chunk_scaled_dot_kkt import chunk_scaled_dot_kkt_fwd as kkt
     from vllm_ascend.ops.triton.fla.cumsum import chunk_local_cumsum
     from vllm_ascend.ops.triton.fla.l2norm import l2norm_fwd
@@ -21,7 +18,6 @@ def ascend_seams() -> Seams:
     from vllm_ascend.ops.triton.fla.utils import clear_ssm_states
     from vllm_ascend.ops.triton.fla.wy_fast import recompute_w_u_fwd
     from vllm_ascend.worker.model_runner_v1 import NPUModelRunner as Runner
-    from vllm_ascend.worker.pcp_utils import PCPManager
     from vllm_ascend.worker.worker import NPUWorker as Worker
 
     return shared_seams(Layer, Builder, Runner) | {
@@ -31,7 +27,6 @@ def ascend_seams() -> Seams:
         Runner._dummy_run: "self num_tokens with_prefill",
         Runner._model_forward: "self num_tokens_padded",
         Runner.synchronize_input_prep: "self",
-        PCPManager.init_batch_info: "self num_scheduled_tokens num_reqs",
         DeviceOperator.fused_gdn_gating: "A_log a b dt_bias",
         l2norm_fwd: "x",
         clear_ssm_states: "ssm_states has_initial_state",
@@ -39,5 +34,4 @@ def ascend_seams() -> Seams:
         kkt: "k beta g_cumsum cu_seqlens chunk_indices chunk_size output_dtype",
         solve_tril: "A cu_seqlens chunk_indices_large_block chunk_indices_bt output_dtype",
         recompute_w_u_fwd: "k v beta g_cumsum A cu_seqlens chunk_indices",
-        hupdate: "k w u g chunk_size cu_seqlens chunk_indices chunk_offsets",
     }

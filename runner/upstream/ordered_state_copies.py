@@ -2,7 +2,8 @@
 """Prefix caching with MTP: copies of convolution windows that overlap, in order.
 
 The fault: ``postprocess_mamba_fused_kernel`` (v1/worker/mamba_utils.py of vLLM 0.23.0;
-ops/triton/mamba/postprocess.py of vllm-ascend 0.23.0 and 0.23.0.post1) moves a window within its
+ops/triton/mamba/postprocess.py of vllm-ascend 0.23.0, 0.23.0.post1 and 0.30.0rc2; vLLM 0.30.0's
+own is right) moves a window within its
 block to the front with loads and stores that overlap, and nothing keeps a program's warps in order:
 one may overwrite what another has yet to read. vllm-project/vllm#50729,
 vllm-project/vllm-ascend#15592. It also takes windows with their channels first
@@ -13,7 +14,6 @@ Delete when the pinned versions of vLLM and vllm-ascend have those corrections.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from vllm.v1.worker.mamba_utils import MambaBuffers, MambaSpecDecodeGPUContext
 from ascend_gdn.fla.state_copies import StateLayout
 from ascend_gdn.runner.base import Base
 from ascend_gdn.runner.upstream.gdn_states import gdn_states
+from ascend_gdn.runner.versions import vllm_version
 
 
 @dataclass
@@ -32,18 +33,21 @@ class OrderedStateCopies(MambaSpecDecodeGPUContext):
 
     layout: StateLayout | None = None
     """Set with the addresses of the states, when first they are needed."""
+    gdn_layers: int = 0
+    """How many there are; set with them."""
 
     def initialize_from_forward_context(
         self,
         kv_cache_config: KVCacheConfig,
         forward_context: dict[str, Any],
-        mamba_state_copy_funcs: Sequence[Any],
+        mamba_state_copy_funcs: Any,
         block_tables: list[torch.Tensor],
     ) -> None:
         groups = (kv_cache_config.kv_cache_groups[group] for group in self.mamba_group_ids)
         names = [name for group in groups for name in group.layer_names]
-        states = gdn_states(names, forward_context, mamba_state_copy_funcs)
-        self.layout = StateLayout.of(*zip(*states, strict=True))
+        functions = vllm_version().gdn_copy_funcs(mamba_state_copy_funcs)
+        states = gdn_states(names, forward_context, functions)
+        self.layout, self.gdn_layers = StateLayout.of(*zip(*states, strict=True)), len(states)
         super().initialize_from_forward_context(
             kv_cache_config, forward_context, mamba_state_copy_funcs, block_tables
         )
@@ -73,7 +77,7 @@ class OrderedStateCopies(MambaSpecDecodeGPUContext):
             self.num_accepted_tokens_out,
         )
         self.layout.launch(
-            num_reqs, self.num_layers, self.block_size, self.block_table_stride_req, pointers
+            num_reqs, self.gdn_layers, self.block_size, self.block_table_stride_req, pointers
         )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, cast
 from ascend_gdn.runner.checks.errors import IncompatibleStackError
 
 if TYPE_CHECKING:
+    from ascend_gdn.runner.versions.ascend_protocol import AscendVersion
     from ascend_gdn.runner.versions.protocol import CPUVersion, VllmVersion
 
 
@@ -97,6 +98,11 @@ def vllm_version() -> VllmVersion:
 def cpu_version() -> CPUVersion:
     """What the CPU takes from it."""
     return cast("CPUVersion", _module("cpu_"))
+
+
+def ascend_version() -> AscendVersion:
+    """What the NPU takes from it: that of vLLM-Ascend's release over it."""
+    return cast("AscendVersion", _module("ascend_"))
 
 
 def _module(prefix: str) -> object:

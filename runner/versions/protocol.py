@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from vllm.config import VllmConfig
@@ -25,6 +25,9 @@ class VllmVersion(Protocol):
     def refuse_unaligned(self, vllm_config: VllmConfig) -> None:
         """Raise ``ValueError`` if a step may not reach the end of a block, where states are cached.
         The size of a block is known."""
+
+    def gdn_copy_funcs(self, copy_funcs: Any) -> Sequence[Any]:
+        """Of what a model has for copies of its states, what is for a GDN layer's."""
 
 
 class CPUVersion(Protocol):

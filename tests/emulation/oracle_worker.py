@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from oracle import Oracle  # of tests/engine
 
-from ascend_gdn.runner.npu import StepNPUModelRunner
+from ascend_gdn.runner.versions import ascend_version
 from emulated_npu.our_worker import OurWorker
 
 
-class OracleRunner(StepNPUModelRunner):
+class OracleRunner(ascend_version().StepNPUModelRunner):
     """Drafts what the oracle says. Under async scheduling only the device knows how far a request
     is."""
 

@@ -17,7 +17,7 @@ from both_sides.ascend_layers import forward_context, our_layer, stock_layer
 from both_sides.ascend_workloads import Ours, Theirs
 from both_sides.lone_layers import WIDTH, Activations, LayerSizes
 from both_sides.workloads import Workload
-from emulated_npu.schemas import NAMESPACE
+from emulated_npu.stacks.common import NAMESPACE
 
 from .reference import convolution, delta_rule
 

@@ -16,10 +16,12 @@ from ascend_gdn.runner.checks.npu_refusals import (
     refuse_unsupported_on_ascend,
     repair_all2all_backend,
 )
-from ascend_gdn.runner.checks.npu_seams import ascend_seams
 from ascend_gdn.runner.checks.seams import check_seams
-from ascend_gdn.runner.npu import StepNPUModelRunner
-from ascend_gdn.runner.versions import check_ascend_version
+from ascend_gdn.runner.versions import ascend_version, check_ascend_version
+
+VERSION, STACK = ascend_version(), check_ascend_version()
+NEXT = STACK.vllm == "0.30.0"
+StepNPUModelRunner = VERSION.StepNPUModelRunner
 
 
 def config(**additional) -> SimpleNamespace:
@@ -35,20 +37,24 @@ def config(**additional) -> SimpleNamespace:
 
 
 def refuse(vllm_config, is_310p=False, has_gdn_layers=True) -> None:
-    refuse_unsupported_on_ascend(vllm_config, is_310p=is_310p, has_gdn_layers=has_gdn_layers)
+    refuse_unsupported_on_ascend(
+        vllm_config, is_310p, *VERSION.refusals(vllm_config, has_gdn_layers)
+    )
 
 
 def test_the_installed_version_is_the_one_we_build_on():
     check_ascend_version()
-    check_seams(ascend_seams())
+    check_seams(VERSION.ascend_seams())
 
 
 @pytest.mark.parametrize(
-    "version", ["0.22.0", "0.24.0rc1", "0.28.0rc1", "0.23.0rc1", "0.23.1", "0.30.0rc2"]
+    "version", ["0.22.0", "0.24.0rc1", "0.28.0rc1", "0.23.0rc1", "0.23.1", "the other stack's"]
 )
 def test_another_version_is_refused(version):
+    if version == "the other stack's":
+        version = "0.23.0" if NEXT else "0.30.0rc2"
     with pytest.raises(
-        IncompatibleStackError, match=f"got vllm-ascend {version} over vLLM 0.23.0, expected"
+        IncompatibleStackError, match=f"got vllm-ascend {version} over vLLM {STACK.vllm}, expected"
     ):
         check_ascend_version(version)
 
@@ -60,7 +66,7 @@ def test_another_version_is_named_before_anything_of_it_is_imported(mocker):
 
 
 def test_every_seam_is_checked():
-    for function, parameters in ascend_seams().items():
+    for function, parameters in VERSION.ascend_seams().items():
         with pytest.raises(IncompatibleStackError, match=function.__name__):
             check_seams({function: f"renamed {parameters}"})
 
@@ -77,6 +83,7 @@ def test_what_needs_another_worker_is_refused():
         refuse(config(xlite_graph_config={"enabled": True}))
 
 
+@pytest.mark.skipif(NEXT, reason="vllm-ascend 0.30.0rc2's platform refuses it itself")
 def test_what_prefill_context_parallelism_does_not_go_with_is_refused():
     vllm_config = config()
     vllm_config.parallel_config.prefill_context_parallel_size = 2
@@ -93,6 +100,13 @@ def test_the_all_to_all_backend_is_that_of_vllm_ascends_own_worker():
     vllm_config = config()
     repair_all2all_backend(vllm_config)
     assert vllm_config.parallel_config.all2all_backend == "flashinfer_all2allv"
+
+
+def test_it_is_repaired_where_vllm_ascend_leaves_it():
+    vllm_config = config()
+    VERSION.repair(vllm_config)
+    found = vllm_config.parallel_config.all2all_backend
+    assert found == ("allgather_reducescatter" if NEXT else "flashinfer_all2allv")
 
 
 def test_the_all_to_all_backend_is_left_alone_under_sequence_parallelism():

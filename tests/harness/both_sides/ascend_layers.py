@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import vllm.distributed.parallel_state as parallel_state
+from torch import nn
 from vllm.forward_context import override_forward_context
 from vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn import QwenGatedDeltaNetAttention
 from vllm.v1.attention.backends.gdn_attn import GDNAttentionMetadata
 from vllm_ascend.ops.gdn import AscendGatedDeltaNetAttention
 
-from ascend_gdn.fla.ascend.gdn import StepAscendGatedDeltaNetAttention
-
-from .lone_layers import PREFIX, LayerSizes, make_layer
+from .ascend_workloads import OUR_LAYER
+from .lone_layers import PREFIX, WIDTH, LayerSizes, make_layer
 
 
 class StockLayer(AscendGatedDeltaNetAttention, QwenGatedDeltaNetAttention):
@@ -26,11 +26,20 @@ class StockLayer(AscendGatedDeltaNetAttention, QwenGatedDeltaNetAttention):
 
 
 def stock_layer(sizes: LayerSizes, num_spec: int, blocks: int) -> QwenGatedDeltaNetAttention:
-    return make_layer(StockLayer, sizes, num_spec, blocks)
+    return with_packed_weights(make_layer(StockLayer, sizes, num_spec, blocks))
 
 
 def our_layer(sizes: LayerSizes, num_spec: int, blocks: int) -> QwenGatedDeltaNetAttention:
-    return make_layer(StepAscendGatedDeltaNetAttention, sizes, num_spec, blocks)
+    return with_packed_weights(make_layer(OUR_LAYER, sizes, num_spec, blocks))
+
+
+def with_packed_weights(layer: QwenGatedDeltaNetAttention) -> QwenGatedDeltaNetAttention:
+    """With the convolution's weights as vLLM-Ascend 0.30.0rc2 packs them, [W, conv_dim]."""
+    packed = layer.conv1d.weight[:, 0].t().contiguous()
+    layer.conv1d.ascend_conv1d_weight = nn.Parameter(packed, requires_grad=False)
+    layer.num_spec = layer.kv_cache[0].shape[1] - (WIDTH - 1)
+    layer.conv_kernel_size = WIDTH
+    return layer
 
 
 @contextmanager

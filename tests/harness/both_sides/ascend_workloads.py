@@ -6,12 +6,24 @@ Needs the emulated NPU in place, or a real one.
 
 from __future__ import annotations
 
+from inspect import signature
+from types import SimpleNamespace
+
 from vllm_ascend.ops.gdn_attn_builder import AscendGDNAttentionMetadataBuilder
 
-from ascend_gdn.attention.ascend import StepAscendGDNAttentionMetadataBuilder
+from ascend_gdn.runner.versions import ascend_version
 
 from . import workloads
 from .workloads import VALUE_HEADS, Workload
+
+_ONE_RANK = SimpleNamespace(parallel_config=SimpleNamespace(prefill_context_parallel_size=1))
+OUR_LAYER = ascend_version().layer_cls(_ONE_RANK)
+"""On the installed version."""
+OUR_BUILDER = OUR_LAYER.get_attn_backend(OUR_LAYER).get_builder_cls()
+TAKES_ACTUAL_REQUESTS = (
+    "num_actual_reqs" in signature(AscendGDNAttentionMetadataBuilder.build).parameters
+)
+"""From 0.30.0rc2 on its runner says how many rows are requests."""
 
 
 class AscendSide(workloads.Side):
@@ -24,6 +36,8 @@ class AscendSide(workloads.Side):
             config.model_config.hf_text_config.linear_num_value_heads = VALUE_HEADS
             config.parallel_config.tensor_parallel_size = 1
             config.parallel_config.prefill_context_parallel_size = 1
+        if TAKES_ACTUAL_REQUESTS:
+            self.batch.extra["num_actual_reqs"] = len(workload.lengths)
 
 
 class Theirs(AscendSide):
@@ -35,4 +49,4 @@ class Theirs(AscendSide):
 class Ours(AscendSide, workloads.Ours):
     """Our builders, in a step opened and closed as the model runner does."""
 
-    builder_cls = StepAscendGDNAttentionMetadataBuilder
+    builder_cls = OUR_BUILDER
