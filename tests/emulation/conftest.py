@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from .runs import OUR_WORKER, STOCK_WORKER
 # For the tests that start no engine; each engine is a process of its own.
 install()
 
+NEXT = version("vllm-ascend") == "0.30.0rc2"
+"""Whether this is the second of the supported stacks."""
 SIZES = TinySizes(dtype="float32", layers=4)
 # Around the chunk (64) and the solve block (1216). The one-token prompt comes last, into a state
 # block that another request has left its state in.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass, replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -14,15 +15,21 @@ import ascend_gdn.fla.ascend.gdn
 from ascend_gdn.attention.errors import GDNContractError
 from both_sides import allocating_operators
 from both_sides.ascend_layers import forward_context, our_layer, stock_layer
-from both_sides.ascend_workloads import Ours, Theirs
+from both_sides.ascend_workloads import OUR_LAYER, TAKES_ACTUAL_REQUESTS, Ours, Theirs
 from both_sides.lone_layers import WIDTH, Activations, LayerSizes
 from both_sides.workloads import Workload
 from emulated_npu.stacks.common import NAMESPACE
+from emulated_npu.triton_small import Kernel
 
 from .reference import convolution, delta_rule
 
 SIZES = LayerSizes()  # the head counts of ascend_workloads.py, which decide a table's block
 BLOCKS = 100
+NEXT_MODULES = []
+if TAKES_ACTUAL_REQUESTS:  # vllm-ascend 0.30.0rc2
+    names = ("ascend_gdn.fla.ascend.fla_npu", "fla_npu.ops.ascendc")
+    names += ("vllm_ascend.ops.triton.fused_gdn_gating",)
+    NEXT_MODULES = [import_module(name) for name in names]
 
 
 def run(side, layer, activations: Activations) -> None:
@@ -148,10 +155,15 @@ def on_meta(value):
 @pytest.fixture
 def operators_without_data(mocker):
     for name, function in allocating_operators.BY_NAME.items():
-        for module in (ascend_gdn.fla.ascend.gdn, ascend_gdn.fla.ascend.chunk):
+        for module in (ascend_gdn.fla.ascend.gdn, ascend_gdn.fla.ascend.chunk, *NEXT_MODULES):
             found = vars(module).get(name)
-            if found is not None and not found.__module__.startswith("ascend_gdn."):
+            if isinstance(found, Kernel):
+                mocker.patch.object(module, name, Kernel(function))
+            elif found is not None and not found.__module__.startswith("ascend_gdn."):
                 mocker.patch.object(module, name, function)
+    if NEXT_MODULES:
+        rule = staticmethod(allocating_operators.recurrent_gated_delta_rule)
+        mocker.patch.object(OUR_LAYER, "_recurrence", rule)
     library = torch.library.Library(NAMESPACE, "FRAGMENT")
     for name, function in allocating_operators.BY_NAME.items():
         if name in dir(torch.ops._C_ascend):

@@ -47,6 +47,40 @@ def chunk_fwd_o(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: object, *
     return torch.empty_like(v)
 
 
+def causal_conv1d_fn(x: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def causal_conv1d_update(*_: object, out: torch.Tensor, **__: object) -> torch.Tensor:
+    return out
+
+
+def recurrent_gated_delta_rule(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, state: torch.Tensor, **_: object
+) -> torch.Tensor:
+    return torch.empty_like(value)
+
+
+def chunk_gated_delta_rule_fwd(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *_: object,
+    initial_state: torch.Tensor,
+    **__: object,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return v.new_empty(1, v.shape[2], v.shape[1], v.shape[3]), torch.empty_like(initial_state)
+
+
+def fused_gdn_gating_kernel(*_: object, **__: object) -> None: ...
+
+
+def _gather_ssm_states_kernel(*_: object, **__: object) -> None: ...
+
+
+def _scatter_ssm_states_kernel(*_: object, **__: object) -> None: ...
+
+
 def chunk_local_cumsum(g: torch.Tensor, **_: object) -> torch.Tensor:
     return torch.empty_like(g)
 
@@ -86,5 +120,15 @@ BY_NAME = {
         recompute_w_u_fwd,
         l2norm_fwd,
         clear_ssm_states,
+        causal_conv1d_fn,
+        causal_conv1d_update,
+        recurrent_gated_delta_rule,
+        chunk_gated_delta_rule_fwd,
+        fused_gdn_gating_kernel,
+        _gather_ssm_states_kernel,
+        _scatter_ssm_states_kernel,
     )
+} | {
+    "chunk_gated_delta_rule_fwd_h_vllm": chunk_gated_delta_rule_fwd_h,
+    "chunk_fwd_o_vllm": chunk_fwd_o,
 }

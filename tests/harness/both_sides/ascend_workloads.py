@@ -9,6 +9,7 @@ from __future__ import annotations
 from inspect import signature
 from types import SimpleNamespace
 
+from vllm_ascend.ops import gdn_attn_builder
 from vllm_ascend.ops.gdn_attn_builder import AscendGDNAttentionMetadataBuilder
 
 from ascend_gdn.runner.versions import ascend_version
@@ -44,6 +45,12 @@ class Theirs(AscendSide):
     """vLLM-Ascend's builders."""
 
     builder_cls = AscendGDNAttentionMetadataBuilder
+
+
+class TheirsHostOnly(Theirs):
+    """The same where a fused operator runs the prefill, from 0.30.0rc2 on: no table is sent."""
+
+    builder_cls = vars(gdn_attn_builder).get("AscendGDNHostMetadataBuilder")
 
 
 class Ours(AscendSide, workloads.Ours):

@@ -44,7 +44,7 @@ def install(instead: Mapping[str, Callable[..., Any]] = NOTHING) -> None:
         counted_function = counted(function.__name__, function)
         replace(name, function.__name__, instead.get(function.__name__, counted_function))
     for name, kernel, launch in stack.triton_kernels:
-        replace(name, kernel, triton_small.Kernel(counted(kernel, launch)))
+        replace(name, kernel, triton_small.Kernel(instead.get(kernel, counted(kernel, launch))))
     install_sharded_slots(stack.sharded_slots)
     if checks.WIDE:
         for name in stack.in_16_bits:

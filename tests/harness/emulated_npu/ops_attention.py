@@ -86,6 +86,7 @@ def npu_fused_infer_attention_score(
     input_layout: str = "BSH",
     num_key_value_heads: int = 0,
     sparse_mode: int = 0,
+    inner_precise: int = 0,
     block_size: int = 0,
     antiquant_mode: int = 0,
     softmax_lse_flag: bool = False,

@@ -63,9 +63,9 @@ def fused_qkvzba_split_reshape_cat(
     mixed_qkv = torch.cat([part.reshape(tokens, -1) for part in (q, k, v)], -1)
     return (
         mixed_qkv,
-        z.reshape(tokens, num_heads_v, head_v),
-        b.reshape(tokens, num_heads_v),
-        a.reshape(tokens, num_heads_v),
+        z.reshape(tokens, num_heads_v, head_v).contiguous(),
+        b.reshape(tokens, num_heads_v).contiguous(),
+        a.reshape(tokens, num_heads_v).contiguous(),
     )
 
 
