@@ -17,8 +17,8 @@ export TORCH_COMPILE_DISABLE ?= 1
 # anew: an engine takes 17 seconds to start instead of 10.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help setup setup-ascend setup-next setup-ascend-next demo serve train test test-all \
-	unit fuzz lowering lint docs wheel format bench requirements clean
+.PHONY: help setup setup-ascend setup-next setup-ascend-next demo serve train test \
+	test-next test-all unit fuzz lowering lint docs wheel format bench requirements clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' Makefile
@@ -45,19 +45,32 @@ serve: setup ## serve MODEL (default: a small trained one) on 127.0.0.1:PORT thr
 # Two tests at a time, each on one core: give another number with ARGS='-n 8', none with ARGS='-n 0'.
 SIDE_BY_SIDE = -n 2 --dist worksteal
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/pytest $(SIDE_BY_SIDE) --ignore=tests/emulation
-PYTEST_ASCEND = OMP_NUM_THREADS=1 .venv-ascend/bin/pytest $(SIDE_BY_SIDE) tests/emulation
+PYTEST_ASCEND = OMP_NUM_THREADS=1 .venv-ascend/bin/pytest $(SIDE_BY_SIDE)
+# The next stack, with vLLM 0.30.0: `make test` runs a part of its tests.
+PYTEST_NEXT = OMP_NUM_THREADS=1 .venv-next/bin/pytest $(SIDE_BY_SIDE) --ignore=tests/emulation
+PYTEST_ASCEND_NEXT = OMP_NUM_THREADS=1 .venv-ascend-next/bin/pytest $(SIDE_BY_SIDE)
+NEXT = tests/attention tests/fla tests/runner tests/engine/test_parity.py
+ASCEND_NEXT = $(addprefix tests/emulation/test_,builder.py chunked.py layer.py schemas.py start_up.py)
 
-test: setup setup-ascend ## the tests, those that start an engine included, but for the longest
+test: setup setup-ascend setup-next setup-ascend-next ## the tests, but for the longest
 	$(PYTEST) -m "not slow" $(ARGS)
-	$(PYTEST_ASCEND) -m "not slow" $(ARGS)
+	$(PYTEST_ASCEND) tests/emulation -m "not slow" $(ARGS)
+	$(PYTEST_NEXT) $(NEXT) -m "not slow" $(ARGS)
+	$(PYTEST_ASCEND_NEXT) $(ASCEND_NEXT) -m "not slow" $(ARGS)
 
-test-all: setup setup-ascend ## all tests
+test-next: setup-next setup-ascend-next ## the next stack's tests, but for the longest
+	$(PYTEST_NEXT) -m "not slow" $(ARGS)
+	$(PYTEST_ASCEND_NEXT) tests/emulation -m "not slow" $(ARGS)
+
+test-all: setup setup-ascend setup-next setup-ascend-next ## all tests, of both stacks
 	$(PYTEST) $(ARGS)
-	$(PYTEST_ASCEND) $(ARGS)
+	$(PYTEST_ASCEND) tests/emulation $(ARGS)
+	$(PYTEST_NEXT) $(ARGS)
+	$(PYTEST_ASCEND_NEXT) tests/emulation $(ARGS)
 
 unit: setup setup-ascend ## the tests that start no engine
 	$(PYTEST) -m "not engine" $(ARGS)
-	$(PYTEST_ASCEND) -m "not engine" $(ARGS)
+	$(PYTEST_ASCEND) tests/emulation -m "not engine" $(ARGS)
 
 # By rules that hypothesis shrinks, then in volume: as many steps as ARGS='--steps 200000' says.
 fuzz: setup ## random sequences of steps against a slow model: a million of them, a quarter of an hour
