@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Host time of one GDN layer's forward: ours against vLLM-Ascend 0.23.0's, in one run.
+"""Host time of one GDN layer's forward: ours against vLLM-Ascend's, in one run.
 
     benchmarks/bench_ascend_layer_host_time.py [--rounds 15] [--json FILE]
 
-In .venv-ascend. The operators below both are replaced by ones that only allocate their outputs, and
-the tensors are small, so that what PyTorch's own operators do with them takes next to no time: what
-is measured is Python and dispatch. Beside it, how many operators a layer dispatches.
+In .venv-ascend, or .venv-ascend-next for 0.30.0rc2. The operators below both are replaced by ones
+that only allocate their outputs, and the tensors are small, so that what PyTorch's own operators do
+with them takes next to no time: what is measured is Python and dispatch. Beside it, how many
+operators a layer dispatches.
 """
 
 from __future__ import annotations
 
 import json
 import statistics
+from importlib.metadata import version
 from time import perf_counter_ns
 
 import torch
@@ -80,7 +82,7 @@ def main() -> None:
     arguments = parser_of(__doc__.splitlines()[0], rounds=15).parse_args()
     torch.set_num_threads(1)
     table = Table(title="One GDN layer's forward on Ascend, host microseconds, and operators")
-    for column in ("workload", "vLLM-Ascend 0.23.0", "ascend-gdn", "ratio"):
+    for column in ("workload", f"vLLM-Ascend {version('vllm-ascend')}", "ascend-gdn", "ratio"):
         table.add_column(column, justify="left" if column == "workload" else "right")
     results = {}
     for workload in WORKLOADS:

@@ -68,7 +68,14 @@ def ascend_seams() -> Seams:
 
 
 def refusals(vllm_config: VllmConfig, has_gdn_layers: bool) -> tuple[Refusal, ...]:
-    return ()
+    ranks = vllm_config.parallel_config.decode_context_parallel_size
+    return (
+        (
+            has_gdn_layers and ranks > 1,
+            f"got --decode-context-parallel-size {ranks} on vLLM-Ascend 0.30.0rc2, expected 1: "
+            "that was not run there; leave it out",
+        ),
+    )
 
 
 def repair(vllm_config: VllmConfig) -> None:

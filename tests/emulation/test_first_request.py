@@ -21,7 +21,7 @@ STAGES = {
     "recompute_w_u_fwd",
     "solve_tril",
 }
-SLOTS = "compute_slot_mapping_fused_groups" if NEXT else "_compute_slot_mapping_kernel"
+SLOTS = "_compute_slot_mapping_kernel"
 STAGED = {"EMULATED_NPU_PREFILL": "staged"}
 """Where there is no operator for a whole prefill; vllm-ascend 0.23.0 never has one."""
 MTP = {"speculative_config": {"method": "qwen3_next_mtp", "num_speculative_tokens": 3}}

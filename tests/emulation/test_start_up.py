@@ -28,7 +28,9 @@ def config(**additional) -> SimpleNamespace:
     return SimpleNamespace(
         additional_config=additional,
         parallel_config=SimpleNamespace(
-            prefill_context_parallel_size=1, all2all_backend="allgather_reducescatter"
+            prefill_context_parallel_size=1,
+            decode_context_parallel_size=1,
+            all2all_backend="allgather_reducescatter",
         ),
         compilation_config=SimpleNamespace(pass_config=SimpleNamespace(enable_sp=False)),
         cache_config=SimpleNamespace(enable_prefix_caching=False),
@@ -94,6 +96,15 @@ def test_what_prefill_context_parallelism_does_not_go_with_is_refused():
     with pytest.raises(ValueError, match="-size 2 with a --speculative-config") as refused:
         refuse(vllm_config)
     assert "-size 2 with prefix caching" in str(refused.value)
+
+
+@pytest.mark.skipif(not NEXT, reason="it was run on vllm-ascend 0.23.0")
+def test_decode_context_parallelism_is_refused_where_it_was_not_run():
+    vllm_config = config()
+    vllm_config.parallel_config.decode_context_parallel_size = 2
+    refuse(vllm_config, has_gdn_layers=False)
+    with pytest.raises(ValueError, match=r"got --decode-context-parallel-size 2 .* leave it out"):
+        refuse(vllm_config)
 
 
 def test_the_all_to_all_backend_is_that_of_vllm_ascends_own_worker():

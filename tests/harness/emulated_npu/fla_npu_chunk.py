@@ -102,11 +102,12 @@ def npu_chunk_gated_delta_rule(
     ``actual_seq_lengths`` int32 [N]: lengths.
     """
     for name, tensor in {"query": query, "key": key, "value": value, "beta": beta}.items():
-        require_dtype(CANN, name, tensor, *BFLOAT16)
+        # Whatever the width: vllm-ascend tries it out in bfloat16.
+        require_dtype(CANN, name, tensor, *BFLOAT16, torch.bfloat16)
         require_contiguous(CANN, **{name: tensor})
     require_dtype(CANN, "g", g, torch.float32)
     require_contiguous(CANN, g=g, initial_state=initial_state)
-    require_dtype(CANN, "initial_state", initial_state, *BFLOAT16)
+    require_dtype(CANN, "initial_state", initial_state, value.dtype)
     require_dtype(CANN, "actual_seq_lengths", actual_seq_lengths, torch.int32)
     require_shape(CANN, "query", query, None, None, WIDTH)
     require_shape(CANN, "value", value, len(query), None, WIDTH)
