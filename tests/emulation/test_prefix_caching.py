@@ -15,7 +15,7 @@ import pytest
 
 from tiny_checkpoint import write_checkpoint
 
-from .conftest import SIZES
+from .conftest import NEXT, SIZES
 from .runs import OUR_WORKER, emulated_job, run_emulated
 from .test_workers import NO_PROMPT_LOGPROBS, assert_same_tokens
 
@@ -46,7 +46,8 @@ def test_going_on_from_blocks_that_drafts_filled(tmp_path: Path):
     first = [tokens(2 * BLOCK - n) for n in (1, 4)]
     plain = {"worker_cls": OUR_WORKER, "max_tokens": ANSWER, "sampling": NO_PROMPT_LOGPROBS}
     answers = run_emulated(emulated_job(model, first, **plain), tmp_path / "first").tokens
-    # vLLM leaves the last block of a hit out, because of the drafts.
+    # vLLM 0.23.0 leaves the last block of a hit out, because of the drafts.
+    hit = (3 if NEXT else 2) * BLOCK
     later = [
         prompt + answer[: BLOCK + 6] + tokens(3)
         for prompt, answer in zip(first, answers, strict=True)
@@ -65,7 +66,7 @@ def test_going_on_from_blocks_that_drafts_filled(tmp_path: Path):
         sampling=NO_PROMPT_LOGPROBS,
     )
     result = run_emulated(job, tmp_path / "job")
-    assert result.cached_tokens == [0] * len(first) + [2 * BLOCK] * len(later)
+    assert result.cached_tokens == [0] * len(first) + [hit] * len(later)
     assert result.tokens == answers
     assert result.counters["vllm:spec_decode_num_accepted_tokens"] > 0
     assert_same_tokens(model, first + later, result.tokens)
