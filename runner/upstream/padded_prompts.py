@@ -2,10 +2,13 @@
 """A prompt of one token beside requests that verify drafts goes on from a stranger's state.
 
 vLLM's scheduler pads such a request with drafts that nobody made, so that all rows of the step have
-as many tokens (``pad_spec_decode`` in v1/core/sched/scheduler.py:1044). The runner then takes it
+as many tokens (``pad_spec_decode`` in v1/core/sched/scheduler.py:1044). vLLM's runner then takes it
 for one that verifies drafts (v1/worker/gpu_model_runner.py:2269), and its GDN layers for one that
-has a state: what the last owner of its block left there. Its tokens are wrong, silently. Here that
-block is emptied: all such drafts are rejected, so the first token's state is what counts.
+has a state: what the last owner of its block left there. vLLM-Ascend's takes it for a longer prompt
+(worker/model_runner_v1.py:1662), whose state has the drafts in it. Its tokens are wrong, silently.
+
+Here it verifies drafts, from a block that is emptied: all of them are rejected, so the state after
+its first token is what counts.
 
 Versions: vLLM 0.30.0, and vllm-ascend 0.30.0rc2 over it. Delete when the scheduler pads no request
 without computed tokens, or the builder takes one for a prefill.
@@ -42,9 +45,14 @@ class PaddedPromptsMixin(Base):
     """Put it before a vLLM model runner in the bases."""
 
     def _prepare_inputs(self, scheduler_output: SchedulerOutput, *args: Any, **kwargs: Any) -> Any:
-        for req_id in padded_prompts(scheduler_output):
+        padded = list(padded_prompts(scheduler_output))
+        for req_id in padded:
             self.empty_first_states(self.requests[req_id].block_ids)
-        return super()._prepare_inputs(scheduler_output, *args, **kwargs)
+        prepared = super()._prepare_inputs(scheduler_output, *args, **kwargs)
+        for req_id in padded:
+            drafts = len(scheduler_output.scheduled_spec_decode_tokens[req_id])
+            self.num_decode_draft_tokens.np[self.input_batch.req_id_to_index[req_id]] = drafts
+        return prepared
 
     def empty_first_states(self, block_ids: tuple[list[int], ...]) -> None:
         """Write zeros to the first block of each GDN group, in all of its layers."""

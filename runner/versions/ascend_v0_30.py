@@ -20,6 +20,7 @@ from ascend_gdn.runner.checks.npu_seams import common_ascend_seams
 from ascend_gdn.runner.checks.seams import Seams
 from ascend_gdn.runner.npu_runner import StepNPUModelRunnerMixin
 from ascend_gdn.runner.upstream.ordered_state_copies import OrderedStateCopiesMixin
+from ascend_gdn.runner.upstream.padded_prompts import PaddedPromptsMixin
 
 __all__ = [
     "StepNPUModelRunner",
@@ -32,7 +33,9 @@ __all__ = [
 ]
 
 
-class StepNPUModelRunner(OrderedStateCopiesMixin, StepNPUModelRunnerMixin, NPUModelRunner):
+class StepNPUModelRunner(
+    OrderedStateCopiesMixin, StepNPUModelRunnerMixin, PaddedPromptsMixin, NPUModelRunner
+):
     """vLLM-Ascend's model runner, opening a GDN step around each metadata build."""
 
 

@@ -60,6 +60,8 @@ class Runner(PaddedPromptsMixin, VllmRunner):
         specs = ((["x", "y"], GDN), (["attention"], object()), (["z"], GDN))
         super().__init__(
             states=states,
+            input_batch=SimpleNamespace(req_id_to_index={"b": 0, "a": 1}),
+            num_decode_draft_tokens=SimpleNamespace(np=[3, -1]),
             requests={"a": SimpleNamespace(block_ids=([2, 3, 4, 5], [2], [6, 7, 8, 1]))},
             model=SimpleNamespace(get_mamba_state_copy_func=lambda: COPY_FUNCS),
             kv_cache_config=SimpleNamespace(
@@ -92,3 +94,4 @@ def test_their_first_blocks_are_emptied_and_no_other(drafting, expected):
     runner = Runner()
     assert runner._prepare_inputs(step({"a": 0}, {"b": 9}, drafting), None) == "vLLM's"
     assert runner.emptied() == expected
+    assert runner.num_decode_draft_tokens.np == [3, 3 if "a" in drafting else -1]
