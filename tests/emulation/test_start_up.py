@@ -62,7 +62,8 @@ def test_another_version_is_refused(version):
 
 
 def test_another_version_is_named_before_anything_of_it_is_imported(mocker):
-    mocker.patch.object(versions, "installed_version", return_value="0.24.0")
+    installed = {"vllm": STACK.vllm, "vllm-ascend": "0.24.0"}
+    mocker.patch.object(versions, "installed_version", installed.__getitem__)
     with pytest.raises(IncompatibleStackError, match=r"got vllm-ascend 0\.24\.0"):
         _ = ascend_gdn.runner.NPUWorker
 

@@ -49,7 +49,7 @@ def test_another_version_is_refused_with_what_to_do(version):
     ],
 )
 def test_another_vllm_ascend_is_refused_with_what_to_do(vllm, ascend, mocker):
-    mocker.patch("vllm.__version__", vllm)
+    mocker.patch.object(versions, "installed_version", return_value=vllm)
     with pytest.raises(IncompatibleStackError) as caught:
         check_ascend_version(ascend)
     right = {"0.23.0": "0.23.0.post1", "0.30.0": "0.30.0rc2"}[vllm]
@@ -66,7 +66,7 @@ def test_another_vllm_ascend_is_refused_with_what_to_do(vllm, ascend, mocker):
     [("0.23.0", "0.23.0"), ("0.23.0+cpu", "0.23.0.post1"), ("0.30.0", "0.30.0rc2")],
 )
 def test_a_supported_vllm_ascend_passes(vllm, ascend, mocker):
-    mocker.patch("vllm.__version__", vllm)
+    mocker.patch.object(versions, "installed_version", return_value=vllm)
     assert ascend in check_ascend_version(ascend).vllm_ascend
 
 
