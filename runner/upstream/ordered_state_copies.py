@@ -3,11 +3,11 @@
 
 The fault: ``postprocess_mamba_fused_kernel`` (v1/worker/mamba_utils.py of vLLM 0.23.0;
 ops/triton/mamba/postprocess.py of vllm-ascend 0.23.0, 0.23.0.post1 and 0.30.0rc2; vLLM 0.30.0's
-own is right) moves a window within its
-block to the front with loads and stores that overlap, and nothing keeps a program's warps in order:
-one may overwrite what another has yet to read. vllm-project/vllm#50729,
-vllm-project/vllm-ascend#15592. It also takes windows with their channels first
-(``VLLM_SSM_CONV_STATE_LAYOUT=DS``) for ones with their channels last (vllm-project/vllm#45682).
+own is right) moves a window within its block to the front with loads and stores that overlap, and
+nothing keeps a program's warps in order: one may overwrite what another has yet to read.
+vllm-project/vllm#50729, vllm-project/vllm-ascend#15592. It also takes windows with their channels
+first (``VLLM_SSM_CONV_STATE_LAYOUT=DS``) for ones with their channels last
+(vllm-project/vllm#45682).
 
 Delete when the pinned versions of vLLM and vllm-ascend have those corrections.
 """

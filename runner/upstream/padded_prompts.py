@@ -28,17 +28,16 @@ from ascend_gdn.runner.upstream.gdn_states import gdn_states
 
 def padded_prompts(scheduler_output: SchedulerOutput) -> Iterator[str]:
     """The requests of the step that have drafts to verify, and no computed tokens."""
-    drafts, cached = (
-        scheduler_output.scheduled_spec_decode_tokens,
-        scheduler_output.scheduled_cached_reqs,
-    )
-    if drafts:
-        for new in scheduler_output.scheduled_new_reqs:
-            if new.num_computed_tokens == 0 and new.req_id in drafts:
-                yield new.req_id
-        for req_id, computed in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
-            if computed == 0 and req_id in drafts:
-                yield req_id
+    drafts = scheduler_output.scheduled_spec_decode_tokens
+    if not drafts:
+        return
+    for new in scheduler_output.scheduled_new_reqs:
+        if new.num_computed_tokens == 0 and new.req_id in drafts:
+            yield new.req_id
+    cached = scheduler_output.scheduled_cached_reqs
+    for req_id, computed in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
+        if computed == 0 and req_id in drafts:
+            yield req_id
 
 
 class PaddedPromptsMixin(Base):

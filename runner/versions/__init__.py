@@ -53,12 +53,13 @@ def check_version(version: str | None = None, platform: str | None = None) -> St
         import vllm
 
         version = vllm.__version__
+    release = version.split("+")[0]
     stacks = [each for each in STACKS if platform is None or platform in each.platforms]
     for stack in stacks:
-        if stack.vllm == version.split("+")[0]:
+        if stack.vllm == release:
             return stack
     where = ""
-    if any(stack.vllm == version.split("+")[0] for stack in STACKS):
+    if any(stack.vllm == release for stack in STACKS):
         where = (
             f" on {platform!r}, whose default is its V2 model runner there, which ascend-gdn does "
             "not build on"

@@ -226,6 +226,7 @@ def test_without_align_mode_nothing_is_copied(bases, mocker):
     after = mocker.patch.object(GPUModelRunner, "_update_states_after_model_execute")
     runner = object.__new__(StepCPUModelRunner)
     runner.speculative_config, runner.use_async_scheduling = None, False
-    assert runner._prepare_inputs("scheduler output") == (None, None)
-    runner._update_states_after_model_execute(torch.tensor([[7]]), "scheduler output")
+    scheduler_output = SimpleNamespace(scheduled_spec_decode_tokens={})
+    assert runner._prepare_inputs(scheduler_output) == (None, None)
+    runner._update_states_after_model_execute(torch.tensor([[7]]), scheduler_output)
     after.assert_called_once()
