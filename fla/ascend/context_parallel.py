@@ -17,7 +17,7 @@ from vllm_ascend.ops.triton.fla.utils import clear_ssm_states
 from ascend_gdn.attention.ascend import StepAscendGDNAttentionMetadata
 from ascend_gdn.attention.context_parallel import ContextParallelTables
 from ascend_gdn.fla.ascend.chunk_o_update import RankPart, chunk_o_update
-from ascend_gdn.fla.ascend.operators import OwnOperatorsLayer, chunk_operators
+from ascend_gdn.fla.ascend.operators import OwnOperatorsLayer
 from ascend_gdn.fla.gdn import Activations
 
 
@@ -52,7 +52,7 @@ class ContextParallelGatedDeltaNetAttention(OwnOperatorsLayer):
                 qk, v, g, beta = (t[:, decodes:] for t in (qk, v, g, beta))
                 out = out[decodes:]
             if metadata.num_prefills > 0:
-                part = RankPart(chunk_operators(), qk, v, g, beta, meta.chunk, tables)
+                part = RankPart(self._chunk_operators, qk, v, g, beta, meta.chunk, tables)
         ssm_state, blocks = self.kv_cache[1], tables.state_indices
         state = ssm_state.index_select(0, blocks).transpose(-1, -2).contiguous()
         clear_ssm_states(state, tables.has_initial_state)

@@ -18,13 +18,6 @@ _PREFILL, _UPDATE = 0, 1
 """``run_mode`` of ``npu_causal_conv1d_custom``: whole sequences, or a few tokens of each."""
 
 
-def chunk_operators() -> ChunkOperators:
-    operators = torch.ops._C_ascend
-    return ChunkOperators(
-        operators.chunk_gated_delta_rule_fwd_h, operators.chunk_fwd_o, decay_by_head=False
-    )
-
-
 class OwnOperatorsLayer(StepAscendGatedDeltaNetAttention):
     """Ours, by them; each is looked up when first called, when the extension is loaded."""
 
@@ -37,8 +30,15 @@ class OwnOperatorsLayer(StepAscendGatedDeltaNetAttention):
         operator = torch.ops._C_ascend.npu_recurrent_gated_delta_rule
         return operator
 
+    @cached_property
+    def _chunk_operators(self) -> ChunkOperators:
+        operators = torch.ops._C_ascend
+        return ChunkOperators(
+            operators.chunk_gated_delta_rule_fwd_h, operators.chunk_fwd_o, decay_by_head=False
+        )
+
     def make_chunk_rule(self, scale: float) -> ChunkGatedDeltaRule:
-        return AscendChunkGatedDeltaRule(scale, chunk_operators())
+        return AscendChunkGatedDeltaRule(scale, self._chunk_operators)
 
     def _conv_prefill(
         self,

@@ -25,11 +25,11 @@ from typing import Any, NamedTuple
 
 import torch
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.kv_cache_interface import KVCacheConfig, MambaSpec
+from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.mamba_utils import MambaBuffers, cleanup_mamba_state_idx
 
 from ascend_gdn.runner.base import Base
-from ascend_gdn.runner.upstream.gdn_states import gdn_states
+from ascend_gdn.runner.upstream.gdn_states import states_by_group
 
 
 class StateCopy(NamedTuple):
@@ -96,29 +96,23 @@ def copy_after_step(
 class AlignedStates:
     """The states of a model in align mode, as the copies see them. vLLM's KV cache owns them.
 
-    Arguments and errors are those of :func:`gdn_states`, and a ``ValueError`` for draft tokens that
-    may fill more than one block a step.
+    Arguments and errors are those of :func:`states_by_group`, and a ``ValueError`` for draft tokens
+    that may fill more than one block a step.
     """
 
     def __init__(
         self, kv_cache_config: KVCacheConfig, layers: Mapping[str, Any], copy_funcs: Sequence[Any]
     ) -> None:
-        specs = {
-            group: each.kv_cache_spec
-            for group, each in enumerate(kv_cache_config.kv_cache_groups)
-            if isinstance(each.kv_cache_spec, MambaSpec)
-        }
-        spec = next(iter(specs.values()))  # a model's GDN layers are all alike
+        self.groups = states_by_group(kv_cache_config, layers, copy_funcs)
+        first = next(iter(self.groups))  # a model's GDN layers are all alike
+        spec = kv_cache_config.kv_cache_groups[first].kv_cache_spec
         if spec.num_speculative_blocks >= spec.block_size:
             raise ValueError(
                 f"ascend-gdn: got {spec.num_speculative_blocks} speculative tokens and state "
                 f"blocks of {spec.block_size}, expected fewer tokens than a block holds: lower "
                 "num_speculative_tokens or raise --block-size"
             )
-        self.block_size, groups = spec.block_size, kv_cache_config.kv_cache_groups
-        self.groups = {
-            group: gdn_states(groups[group].layer_names, layers, copy_funcs) for group in specs
-        }
+        self.block_size = spec.block_size
 
     def copy(self, blocks: Sequence[Sequence[int]], copy: StateCopy) -> None:
         """Make one copy in every layer. ``blocks`` are the request's by KV cache group."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from vllm.model_executor.layers.mamba.mamba_utils import (
@@ -13,12 +13,29 @@ from vllm.model_executor.layers.mamba.mamba_utils import (
     get_temporal_copy_spec,
     is_conv_state_dim_first,
 )
+from vllm.v1.kv_cache_interface import KVCacheConfig, MambaSpec
+
+States: TypeAlias = list[tuple[torch.Tensor, torch.Tensor]]
+"""Each layer's windows, [blocks, W - 1 + K, conv_dim] with any strides, and recurrent states."""
+
+
+def states_by_group(
+    kv_cache_config: KVCacheConfig,
+    layers: Mapping[str, Any],
+    copy_funcs: Sequence[MambaStateCopyFunc],
+) -> dict[int, States]:
+    """The states of each KV cache group of GDN layers; arguments and errors as below."""
+    return {
+        group: gdn_states(each.layer_names, layers, copy_funcs)
+        for group, each in enumerate(kv_cache_config.kv_cache_groups)
+        if isinstance(each.kv_cache_spec, MambaSpec)
+    }
 
 
 def gdn_states(
     names: Iterable[str], layers: Mapping[str, Any], copy_funcs: Sequence[MambaStateCopyFunc]
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Each layer's windows, [blocks, W - 1 + K, conv_dim] with any strides, and recurrent states.
+) -> States:
+    """The states of the layers ``names``.
 
     Args:
         names: Of GDN layers. vLLM's KV cache owns their states.

@@ -20,10 +20,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.kv_cache_interface import MambaSpec
 
 from ascend_gdn.runner.base import Base
-from ascend_gdn.runner.upstream.gdn_states import gdn_states
+from ascend_gdn.runner.upstream.gdn_states import states_by_group
 
 
 def padded_prompts(scheduler_output: SchedulerOutput) -> Iterator[str]:
@@ -57,7 +56,8 @@ class PaddedPromptsMixin(Base):
         """Write zeros to the first block of each GDN group, in all of its layers."""
         layers = self.compilation_config.static_forward_context
         copy_funcs = self.model.get_mamba_state_copy_func()
-        for group, blocks in zip(self.kv_cache_config.kv_cache_groups, block_ids, strict=True):
-            if isinstance(group.kv_cache_spec, MambaSpec):
-                for windows, recurrent in gdn_states(group.layer_names, layers, copy_funcs):
-                    windows[blocks[0]] = recurrent[blocks[0]] = 0
+        groups = states_by_group(self.kv_cache_config, layers, copy_funcs)
+        for group, states in groups.items():
+            block = block_ids[group][0]
+            for windows, recurrent in states:
+                windows[block] = recurrent[block] = 0
