@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import openai
+import torch
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer
@@ -24,7 +25,7 @@ from transformers import AutoTokenizer
 from demo_reference import Agreement, compare, load_reference, reference_logits
 from demo_server import Server, ServerError
 from demo_streams import Request, StreamError, make_requests, run_requests
-from serve import GDN_WORKER, RECALL_MODEL, server_command, server_environment
+from serve import GDN_WORKER, MAX_MODEL_LEN, RECALL_MODEL, server_command, server_environment
 from server_guard import interrupt_on_signals
 from server_ports import port_of, reserve_port
 
@@ -118,9 +119,11 @@ def run_demo(console: Console, options: argparse.Namespace) -> None:
     console.print("for example:", tokenizer.decode(requests[0].prompt), "->",
                   tokenizer.decode(requests[0].answer), markup=False, highlight=False)  # fmt: skip
     reserved = reserve_port()
-    # Few tokens a step, so that the long prompts are chunked and share steps with decodes.
+    # Few tokens a step, so that the long prompts are chunked and share steps with decodes. With AMX
+    # vLLM 0.23.0 does not (platforms/cpu.py).
+    budget = MAX_MODEL_LEN if torch.cpu._is_amx_tile_supported() else "512"
     extra = ["--served-model-name", "recall", "--dtype", options.dtype,
-             "--max-num-batched-tokens", "512", "--max-num-seqs", "16",
+             "--max-num-batched-tokens", budget, "--max-num-seqs", "16",
              "--disable-uvicorn-access-log"]  # fmt: skip
     if not options.no_mtp and options.worker_cls == GDN_WORKER:
         extra += ["--speculative-config", MTP]

@@ -23,6 +23,7 @@ from server_room import RoomError, refuse_full
 
 GDN_WORKER = "ascend_gdn.runner.CPUWorker"
 RECALL_MODEL = Path(__file__).with_name("recall_model")
+MAX_MODEL_LEN = "4096"
 
 
 def server_command(
@@ -37,7 +38,9 @@ def server_command(
         "--port", str(port),
         "--enforce-eager",
         "--mamba-ssm-cache-dtype", "float32",
-        "--max-model-len", "4096",
+        "--max-model-len", MAX_MODEL_LEN,
+        # On a CPU with AMX vLLM 0.23.0 takes each prompt in one step (platforms/cpu.py).
+        "--max-num-batched-tokens", MAX_MODEL_LEN,
         *extra,
     ]  # fmt: skip
 

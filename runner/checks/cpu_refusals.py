@@ -15,6 +15,8 @@ def refuse_unsupported_on_cpu(vllm_config: VllmConfig) -> None:
     parallel = vllm_config.parallel_config
     contexts = (parallel.prefill_context_parallel_size, parallel.decode_context_parallel_size)
     ranks = parallel.tensor_parallel_size * parallel.data_parallel_size
+    scheduler, longest = vllm_config.scheduler_config, vllm_config.model_config.max_model_len
+    budget = scheduler.max_num_batched_tokens
     raise_if_refused(
         (
             # Once it is loaded vLLM 0.23.0 profiles it on a placeholder without an image
@@ -38,5 +40,13 @@ def refuse_unsupported_on_cpu(vllm_config: VllmConfig) -> None:
             parallel.enable_expert_parallel and ranks > 1,
             f"got --enable-expert-parallel on {ranks} ranks, which end by a segmentation fault in "
             "vLLM's experts for CPU; leave it out",
+        ),
+        (
+            # On a CPU with AMX vLLM 0.23.0 switches it off for models with GDN layers
+            # (platforms/cpu.py:154), after it has compared the two: a longer prompt waits for ever.
+            not scheduler.enable_chunked_prefill and budget < longest,
+            f"got --max-num-batched-tokens {budget} without chunked prefill, which vLLM 0.23.0 "
+            f"switches off on a CPU with AMX, expected at least {longest}, the model's length; "
+            f"pass that, or --max-model-len {budget}",
         ),
     )

@@ -13,5 +13,9 @@ def with_python_path(*folders: Path) -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([*map(str, folders), *([found] if found else [])])}
 
 
-AVX2 = with_python_path(Path(__file__).parent / "avx2")
+OTHER_CPU = Path(__file__).parent / "other_cpu"
+AVX2 = with_python_path(OTHER_CPU) | {"CPU_LIKE": "avx2"}
 """No AVX-512, no AMX."""
+NATIVE = {"CPU_LIKE": ""}
+"""This machine's, also where the tests have AMX hidden."""
+HAS_AMX = "amx_tile" in Path("/proc/cpuinfo").read_text()

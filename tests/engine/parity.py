@@ -52,7 +52,7 @@ def prompts_of(sizes: TinySizes, lengths: Sequence[int]) -> list[list[int]]:
 
 
 def assert_as_close_as_the_stock_worker(
-    sizes: TinySizes, lengths: Sequence[int], folder: Path, **fields: Any
+    sizes: TinySizes, lengths: Sequence[int], folder: Path, budget: int = 256, **fields: Any
 ):
     """The mean error of the prompts' logprobs to float32, in the dtype of ``sizes``."""
     model = write_checkpoint(folder / "model", sizes)
@@ -64,7 +64,7 @@ def assert_as_close_as_the_stock_worker(
         job_folder.mkdir()
         job = Job(
             str(model), prompts, dtype=sizes.dtype, worker_cls=worker_cls, max_tokens=1,
-            counts=False, engine={"max_num_batched_tokens": 256, "max_num_seqs": 8}, **fields,
+            counts=False, engine={"max_num_batched_tokens": budget, "max_num_seqs": 8}, **fields,
         )  # fmt: skip
         differences = [
             compare(reference_logits(reference, prompt, [0]), prompt, [0], logprobs).mean_difference

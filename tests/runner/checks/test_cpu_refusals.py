@@ -39,3 +39,13 @@ def test_experts_spread_over_ranks_are_refused():
     refuse_unsupported_on_cpu(config(tensor_parallel_size=2))
     with pytest.raises(ValueError, match=r"got --enable-expert-parallel on 2 ranks.*leave it out"):
         refuse_unsupported_on_cpu(config(enable_expert_parallel=True, tensor_parallel_size=2))
+
+
+def test_prompts_that_no_step_can_take_are_refused():
+    """vLLM 0.23.0 itself switches chunks off on a CPU with AMX, and lets them wait for ever."""
+    refuse_unsupported_on_cpu(config())
+    whole = {"enable_chunked_prefill": False, "max_model_len": 2048}
+    refuse_unsupported_on_cpu(config(**whole))
+    expected = r"got --max-num-batched-tokens 2047 without .* at least 2048, .*--max-model-len 2047"
+    with pytest.raises(ValueError, match=expected):
+        refuse_unsupported_on_cpu(config(**whole, max_num_batched_tokens=2047))
