@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is read of ``--additional-config``, a dict that vLLM shares with every plug-in."""
+"""What is read of ``--additional-config``, a dict that vLLM shares with every plug-in.
+
+vllm-ascend 0.30.0rc2 takes no name there that is not its own (``init_ascend_config`` in
+ascend_config.py): what is ours can be in the environment instead.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -15,6 +20,8 @@ from vllm.config import VllmConfig
 
 OURS = "ascend_gdn"
 """The name in ``--additional-config`` under which all is set that is ours alone."""
+VARIABLE = "ASCEND_GDN_OPTIONS"
+"""The same in the environment, as JSON."""
 
 
 class GDNOptions(BaseModel):
@@ -47,7 +54,25 @@ def _additional(vllm_config: VllmConfig) -> dict[object, Any]:
             f"ascend-gdn: got additional_config of type {type(options).__name__}, expected a dict: "
             f"{_one_of([OURS, *_BESIDE])} are read from it; give --additional-config as JSON"
         )
-    return options
+    if VARIABLE not in os.environ:
+        return options
+    if OURS in options:
+        raise ValueError(
+            f"ascend-gdn: got {OURS!r} in --additional-config and {VARIABLE}, expected one of "
+            "them; leave one out"
+        )
+    return options | {OURS: _from_environment(os.environ[VARIABLE])}
+
+
+def _where() -> str:
+    return VARIABLE if VARIABLE in os.environ else "--additional-config"
+
+
+def _from_environment(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text  # which is refused, as it is no object
 
 
 def additional_option(vllm_config: VllmConfig, name: str) -> str:
@@ -97,7 +122,7 @@ def refused_options(vllm_config: VllmConfig) -> list[str]:
 def _refused_of_ours(value: object) -> list[str]:
     if not isinstance(value, dict):
         return [
-            f"got {OURS}={value!r} in --additional-config, expected an object with "
+            f"got {OURS}={value!r} in {_where()}, expected an object with "
             f"{_one_of(GDNOptions.model_fields)}; correct it, or leave it out"
         ]
     try:
@@ -108,7 +133,7 @@ def _refused_of_ours(value: object) -> list[str]:
     if options.verify and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         return [
             f"got {OURS}.verify_dumps={options.verify_dumps!r}, expected a folder that can be "
-            "written, for the record of a wrong step; make it, or correct --additional-config"
+            f"written, for the record of a wrong step; make it, or correct {_where()}"
         ]
     return []
 
@@ -117,14 +142,14 @@ def _refusal(name: object, value: object, error: Any) -> str:
     if error["type"] == "extra_forbidden":
         names = list(GDNOptions.model_fields)
         return (
-            f"got {OURS}.{name} in --additional-config, expected {_one_of(names)}; "
+            f"got {OURS}.{name} in {_where()}, expected {_one_of(names)}; "
             f"{_meant(str(name), names) or 'leave it out'}"
         )
     expected = {"bool_type": "true or false", "string_type": "a string"}
     return (
         f"got {OURS}.{name}={value!r}, expected "
-        f"{expected.get(error['type']) or error['ctx']['expected']}; correct --additional-config, "
-        f"or leave {name} out of it"
+        f"{expected.get(error['type']) or error['ctx']['expected']}; correct {_where()}, or leave "
+        f"{name} out of it"
     )
 
 

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from tempfile import gettempdir
 
 import pytest
 
 from ascend_gdn.runner.checks.additional_options import (
+    VARIABLE,
     additional_option,
     gdn_options,
     refused_options,
@@ -134,6 +136,38 @@ def test_what_can_be_set_and_the_defaults(tmp_path):
 def test_what_cannot_be_set(given, expected):
     (refusal,) = refused_options(config(additional_config={"ascend_gdn": given}))
     assert re.match(expected, refusal)
+
+
+def test_what_is_in_the_environment(monkeypatch, tmp_path):
+    given = {"table_fill": "triton", "verify": True, "verify_dumps": str(tmp_path)}
+    monkeypatch.setenv(VARIABLE, json.dumps(given))
+    others = config(additional_config={"enable_cpu_binding": False})
+    assert refused_options(others) == []
+    assert gdn_options(others).model_dump() == given
+    assert unread_options(others) == ["enable_cpu_binding"]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", "got ascend_gdn='' in ASCEND_GDN_OPTIONS, expected an object with 'table_fill'"),
+        ("{'verify': true}", 'got ascend_gdn="{.*}" in ASCEND_GDN_OPTIONS, expected an object'),
+        ("true", "got ascend_gdn=True in ASCEND_GDN_OPTIONS, expected an object"),
+        ('{"verfy": true}', "got ascend_gdn.verfy in ASCEND_GDN_OPTIONS, .* mean 'verify'"),
+        ('{"verify": 1}', "got ascend_gdn.verify=1, expected true .*; correct ASCEND_GDN_OPTIONS"),
+    ],
+)
+def test_what_cannot_be_in_the_environment(given, expected, monkeypatch):
+    monkeypatch.setenv(VARIABLE, given)
+    (refusal,) = refused_options(config())
+    assert re.match(expected, refusal)
+
+
+def test_options_in_two_places_are_refused(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "{}")
+    expected = "'ascend_gdn' in --additional-config and ASCEND_GDN_OPTIONS, expected one of them"
+    with pytest.raises(ValueError, match=expected):
+        refused_options(config(additional_config={"ascend_gdn": {}}))
 
 
 def test_all_that_is_wrong_is_told_at_once():
