@@ -79,7 +79,10 @@ def fused_gdn_gating(
     require_contiguous(name, a=a, b=b)
     require_shape(name, "a", a, NUM_BATCHES, NUM_HEADS)
     require(grid[0] * ROW_ITER * BLK_BATCHES >= NUM_BATCHES, name, "rows are left out")
-    found_g, found_beta = npu_fused_gdn_gating(A_log, a, b, dt_bias, beta, threshold)
+    # It takes parameters of any floating type, and computes in float32.
+    found_g, found_beta = npu_fused_gdn_gating(
+        A_log.float(), a, b, dt_bias.float(), beta, threshold
+    )
     g.copy_(found_g)
     beta_output.copy_(found_beta)
 
