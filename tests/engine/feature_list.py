@@ -19,7 +19,10 @@ SCHEMA = {
     "required": ["n", "s"],
     "additionalProperties": False,
 }
-LOOSE = {"temperature": 3.0, "ignore_eos": True}
+LOOSE = {"temperature": 2.0, "ignore_eos": True}
+"""As hot as vLLM 0.30.0 lets one be."""
+ABORTED = {"abort waiting": 3, "abort in prefill": 3, "abort in decode": 3, "abort preempted": 12}
+"""When, and how many: not every request is preempted."""
 
 SAMPLING = {
     "greedy": {},
@@ -141,8 +144,8 @@ def features() -> list[Feature]:
                for n in (2, 4, 12)]  # fmt: skip
     listed += [
         Feature(f"{kind} {number}", [FULL_STOP + number, *QUESTION], {"ignore_eos": True}, kind)
-        for kind in ("abort waiting", "abort in prefill", "abort in decode", "abort preempted")
-        for number in range(3)
+        for kind, count in ABORTED.items()
+        for number in range(count)
     ]
     listed += [Feature(kind, QUESTION, {}, kind)
                for kind in ("text", "truncated", "embeds", "pooling", "lora")]  # fmt: skip

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from ascend_gdn.runner.versions import check_version
 from demo_reference import compare, load_reference, reference_logits
 from tiny_tokenizer import tiny_tokenizer
 
@@ -16,6 +17,7 @@ from .job import Job, run, start
 
 pytestmark = pytest.mark.engine
 
+NEXT = check_version().vllm == "0.30.0"
 PROMPTS = [list(range(3, 203)), list(range(5, 105)), list(range(7, 77))]
 
 
@@ -48,16 +50,27 @@ def test_a_broken_contract_fails_the_request(worker, expected, small_model: Path
     assert expected in process.stdout
 
 
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        pytest.param(
+            "enable_prefix_caching",
+            "under Scheduler and async_scheduling=False, expected AlignedScheduler",
+            marks=pytest.mark.skipif(NEXT, reason="the scheduler of vLLM 0.30.0 is aligned"),
+        ),
+        ("enable_prompt_embeds", "got --enable-prompt-embeds with speculative decoding"),
+    ],
+)
 def test_an_unsound_combination_is_refused_before_the_model_is_loaded(
-    small_model: Path, tmp_path: Path
+    option: str, expected: str, small_model: Path, tmp_path: Path
 ):
     speculation = {"method": "qwen3_next_mtp", "num_speculative_tokens": 3}
-    engine = {"enable_prefix_caching": True, "speculative_config": speculation}
+    engine = {option: True, "speculative_config": speculation}
     job = Job(str(small_model), PROMPTS, engine=engine)
     process = start(job, tmp_path)
     assert process.returncode != 0
     assert "UnsupportedError: ascend-gdn does not support this configuration" in process.stdout
-    assert "under Scheduler and async_scheduling=False, expected AlignedScheduler" in process.stdout
+    assert expected in process.stdout
     assert "Loading weights" not in process.stdout
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from ascend_gdn.runner.metrics import VARIABLE
+from ascend_gdn.runner.versions import check_version
 from serve import server_environment
 from server_guard import Supervised
 from server_ports import port_of, reserve_port
@@ -100,7 +101,7 @@ def test_each_counter_moves_whichever_server_is_asked(api_servers, tmp_path):
         assert after[name] == expected, name
     assert after["steps"] >= 5 * REQUESTS
     assert after["metadata_host_seconds_sum"] > 0
-    active = r"ascend-gdn \S+, vLLM 0.23.0, cpu: .*; metrics published\.$"
+    active = rf"ascend-gdn \S+, vLLM {check_version().vllm}, cpu: .*; metrics published\.$"
     assert len(re.findall(active, said, re.MULTILINE)) == 1
     (ends,) = re.findall(r"ascend-gdn: ends after (.*)\.", said)
     counted = {name: float(count) for name, count in map(str.split, ends.split(", "))}

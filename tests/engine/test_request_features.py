@@ -29,6 +29,7 @@ ENGINE = {
     "max_model_len": 2048,
     "max_num_seqs": 16,
     "max_num_batched_tokens": 256,
+    "enable_prefix_caching": False,  # vLLM 0.30.0 caches unless it is told
     "scheduling_policy": "priority",
     "disable_log_stats": False,
 }
@@ -152,4 +153,5 @@ def test_right_or_refused_alone(mode: str, plain: Report, tmp_path: Path):
     assert report.leaked_blocks == 0
     assert happened(mode, report)
     if mode == "preempted":
-        assert "aborted" in {cells[f"abort preempted {number}"] for number in range(3)}
+        preempted = [found for name, found in cells.items() if name.startswith("abort preempted")]
+        assert "aborted" in preempted
