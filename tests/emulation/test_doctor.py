@@ -88,7 +88,8 @@ def test_vllm_ascend_beside_the_worker_for_cpu(tmp_path):
 
 
 def test_vllm_ascend_that_is_switched_off(tmp_path):
-    flags = ["--worker-cls", "ascend_gdn.runner.CPUWorker"]
+    # A length that one step takes: on a CPU with AMX prompts are not chunked.
+    flags = ["--worker-cls", "ascend_gdn.runner.CPUWorker", "--max-model-len", "1024"]
     code, found = doctor(model(tmp_path), *flags, VLLM_PLUGINS="none")
     assert (code, refusals(found)) == (0, [])
     assert found["platform"][0]["found"].startswith("cpu")
