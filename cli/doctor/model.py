@@ -73,20 +73,20 @@ def measured(config: Any, backend: object) -> Iterator[Finding]:
     """What was measured to cost, and what to do about it; ``backend`` as it was asked for."""
     from vllm.config import CUDAGraphMode
 
-    from ascend_gdn.runner.checks.additional_options import gdn_options
+    from ascend_gdn.runner.checks.additional_options import gdn_options, given_in
 
     options = gdn_options(config)
     if options.table_fill == "triton":
         yield advice(
             "table_fill 'triton'",
             "'host', which took less host time wherever both were measured",
-            "leave table_fill out of --additional-config",
+            f"leave table_fill out of {given_in()}",
         )
     if options.verify:
         yield advice(
             "verify mode, which costs 0.1 to 1 ms of host time a step (docs/operations.md)",
             "off, but in days of doubt",
-            "leave verify out of --additional-config",
+            f"leave verify out of {given_in()}",
         )
     if device_type() != "cuda":
         return

@@ -64,7 +64,8 @@ def _additional(vllm_config: VllmConfig) -> dict[object, Any]:
     return options | {OURS: _from_environment(os.environ[VARIABLE])}
 
 
-def _where() -> str:
+def given_in() -> str:
+    """Where ``ascend_gdn`` is set, if it is."""
     return VARIABLE if VARIABLE in os.environ else "--additional-config"
 
 
@@ -122,7 +123,7 @@ def refused_options(vllm_config: VllmConfig) -> list[str]:
 def _refused_of_ours(value: object) -> list[str]:
     if not isinstance(value, dict):
         return [
-            f"got {OURS}={value!r} in {_where()}, expected an object with "
+            f"got {OURS}={value!r} in {given_in()}, expected an object with "
             f"{_one_of(GDNOptions.model_fields)}; correct it, or leave it out"
         ]
     try:
@@ -133,7 +134,7 @@ def _refused_of_ours(value: object) -> list[str]:
     if options.verify and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
         return [
             f"got {OURS}.verify_dumps={options.verify_dumps!r}, expected a folder that can be "
-            f"written, for the record of a wrong step; make it, or correct {_where()}"
+            f"written, for the record of a wrong step; make it, or correct {given_in()}"
         ]
     return []
 
@@ -142,14 +143,14 @@ def _refusal(name: object, value: object, error: Any) -> str:
     if error["type"] == "extra_forbidden":
         names = list(GDNOptions.model_fields)
         return (
-            f"got {OURS}.{name} in {_where()}, expected {_one_of(names)}; "
+            f"got {OURS}.{name} in {given_in()}, expected {_one_of(names)}; "
             f"{_meant(str(name), names) or 'leave it out'}"
         )
     expected = {"bool_type": "true or false", "string_type": "a string"}
     return (
         f"got {OURS}.{name}={value!r}, expected "
-        f"{expected.get(error['type']) or error['ctx']['expected']}; correct {_where()}, or leave "
-        f"{name} out of it"
+        f"{expected.get(error['type']) or error['ctx']['expected']}; correct {given_in()}, or "
+        f"leave {name} out of it"
     )
 
 

@@ -16,6 +16,7 @@ def with_python_path(*folders: Path) -> dict[str, str]:
 OTHER_CPU = Path(__file__).parent / "other_cpu"
 AVX2 = with_python_path(OTHER_CPU) | {"CPU_LIKE": "avx2"}
 """No AVX-512, no AMX."""
+NO_AMX = with_python_path(OTHER_CPU) | {"CPU_LIKE": "no_amx"}
 NATIVE = {"CPU_LIKE": ""}
 """This machine's, also where the tests have AMX hidden."""
 HAS_AMX = "amx_tile" in Path("/proc/cpuinfo").read_text()
